@@ -1,0 +1,37 @@
+# make help lists the targets. Quoted paths throughout: the checkout may lie in a folder with spaces.
+PYTHON ?= python3
+RECIPE ?= notes
+EPOCHS ?=
+SEEDS ?= 0
+TEACHERS ?= resnet cnn
+PY := .venv/bin/python
+
+.PHONY: help setup reproduce test clean
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo 'make reproduce RECIPE=notes|best EPOCHS=N SEEDS="0 1 2" TEACHERS="resnet cnn"'
+
+setup: .venv/installed  ## virtual environment in .venv, and the data set, found or fetched
+	@$(PY) -m common.data
+
+.venv/installed: requirements.lock
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'error: $(PYTHON) is older than Python 3.11; too old for the pinned packages;' \
+	            'name another with make PYTHON=python3.12' >&2; exit 2; }
+	@test -x $(PY) || "$(PYTHON)" -m venv .venv
+	@echo 'installing the packages of requirements.lock into .venv (about 4 GB: torch brings CUDA)'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+reproduce: setup  ## train every network on the real data, then write the report
+	@$(PY) reproduce.py --recipe $(RECIPE) --seeds $(SEEDS) --teachers $(TEACHERS) \
+	  $(if $(EPOCHS),--epochs $(EPOCHS))
+
+test: setup  ## ruff, then all tests
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m pytest
+
+clean:  ## remove the virtual environment; data/, runs/ and report/ stay
+	@rm -rf .venv

@@ -1,0 +1,86 @@
+"""The data set on the device, as uint8, and batches cut from it there: no DataLoader, no workers.
+
+An augmented image is a *view*: one of a finite set of shifts, mirrored or not. So a pair
+(index, view) names an input exactly, and what a frozen network says to it can be remembered.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from common.data import Arrays, split
+
+
+class Batch(NamedTuple):
+    images: Tensor  # (N, 1, 28, 28) uint8: networks normalise their input themselves
+    labels: Tensor  # (N,) int64
+    index: Tensor  # (N,) int64, position in the training set
+    view: Tensor  # (N,) int64, below Views.count
+
+
+@dataclass(frozen=True)
+class Views:
+    """Random crops of the image padded by `padding` black pixels, mirrored or not."""
+
+    padding: int
+    flip: bool
+
+    @property
+    def count(self) -> int:
+        return (2 * self.padding + 1) ** 2 * (2 if self.flip else 1)
+
+    def cut(self, padded: Tensor, index: Tensor, view: Tensor) -> Tensor:
+        """View number `view` (N,) of image `index` (N,) of `padded` (M, H + 2p, W + 2p).
+
+        Returns (N, 1, H, W).
+        """
+        side = 2 * self.padding + 1
+        shift, mirrored = (view // 2, view % 2 == 1) if self.flip else (view, None)
+        height, width = (size - 2 * self.padding for size in padded.shape[1:])
+        rows = torch.arange(height, device=view.device) + (shift // side)[:, None]
+        columns = torch.arange(width, device=view.device).expand(len(view), -1)
+        if mirrored is not None:
+            columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+        columns = columns + (shift % side)[:, None]
+        return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]].unsqueeze(1)
+
+
+class Dataset:
+    """Training, held-out and test images and labels on one device."""
+
+    def __init__(self, arrays: Arrays, views: Views, device: torch.device | str):
+        def place(values, dtype: torch.dtype) -> Tensor:
+            return torch.as_tensor(values.copy()).to(device, dtype)
+
+        train, held_out = split(arrays.train_labels)
+        self.digest = arrays.digest
+        self.views = views
+        self.device = torch.device(device)
+        margin = (views.padding,) * 4
+        images = place(arrays.train_images[train], torch.uint8)
+        self.train_images = functional.pad(images, margin)  # (55000, 28 + 2p, 28 + 2p) uint8
+        self.train_labels = place(arrays.train_labels[train], torch.int64)
+        self.val_images = place(arrays.train_images[held_out], torch.uint8).unsqueeze(1)
+        self.val_labels = place(arrays.train_labels[held_out], torch.int64)
+        self.test_images = place(arrays.test_images, torch.uint8).unsqueeze(1)
+        self.test_labels = place(arrays.test_labels, torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.train_labels)
+
+    def epoch(self, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Order and views (index, view), both (55000,), of an epoch: functions of (seed, epoch).
+
+        Drawn on the CPU, so that every device sees the same epoch.
+        """
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        index = torch.randperm(len(self), generator=generator)
+        view = torch.randint(self.views.count, (len(self),), generator=generator)
+        return index.to(self.device), view.to(self.device)
+
+    def batch(self, index: Tensor, view: Tensor) -> Batch:
+        images = self.views.cut(self.train_images, index, view)
+        return Batch(images, self.train_labels[index], index, view)

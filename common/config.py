@@ -1,0 +1,230 @@
+"""Every hyperparameter, declared once: the dataclasses below are the command line and config.json.
+
+A field's default depends on the recipe and on the network where RECIPES says so, and stands in
+the field otherwise.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from common.errors import UserError
+
+RUNS_DIR = Path(__file__).resolve().parent.parent / "runs"
+RESULTS_DIR = RUNS_DIR.parent / "results"
+TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
+
+# Baseline and student both take "small-cnn": they differ in the loss and in nothing else.
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    # The published experiment: a high learning rate to the end, no regularisation but weight
+    # decay and augmentation.
+    "notes": {
+        "teacher": dict(
+            epochs=50, batch_size=125, lr=0.05, schedule="step", warmup=0.0,
+            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
+        ),
+        "small-cnn": dict(
+            epochs=50, batch_size=125, lr=0.1, schedule="constant", warmup=0.0,
+            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
+            temperature=4.0, alpha=0.5, soft_weight=1.0, loss="kd",
+        ),
+    },
+    # The strongest training of the same networks within 50 epochs.
+    "best": {
+        "teacher": dict(
+            epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,
+            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
+        ),
+        "small-cnn": dict(
+            epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,
+            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
+            temperature=4.0, alpha=0.9, soft_weight=1.0, loss="kd",
+        ),
+    },
+}  # fmt: skip
+
+
+def _number(kind: type, rule: str, holds: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """A parser of finite numbers for which `holds`; `rule` says in words what that is."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+            if math.isfinite(value) and holds(value):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r} is not {rule}")
+
+    return parse
+
+
+positive_int = _number(int, "a whole number above 0", lambda v: v > 0)
+# Beyond 2**31 the seeds of different epochs would leave torch's 64-bit range.
+natural = _number(int, "a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)
+positive = _number(float, "a finite number above 0", lambda v: v > 0)
+non_negative = _number(float, "a finite number from 0 up", lambda v: v >= 0)
+unit = _number(float, "a number from 0 to 1", lambda v: 0 <= v <= 1)
+below_one = _number(float, "a number from 0 to below 1", lambda v: 0 <= v < 1)
+batch_size = _number(int, f"a whole number from 1 to {TRAIN_IMAGES:,}",
+                     lambda v: 1 <= v <= TRAIN_IMAGES)  # fmt: skip
+margin = _number(int, "a whole number from 0 to 14", lambda v: 0 <= v <= 14)
+
+
+def path(text: str) -> str:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
+    return text
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is none of {', '.join(names)}{_nearest(text, names)}"
+            )
+        return text
+
+    parse.metavar = "{" + ",".join(names) + "}"
+    return parse
+
+
+def _nearest(text: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def setting(parse: Callable[[str], Any] | None, text: str, default: Any = None) -> Any:
+    """A field with its command line: the parser of its value (None for a switch) and its help."""
+    return field(default=default, metadata={"parse": parse, "help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every training script takes."""
+
+    network = "small-cnn"  # which of a recipe's networks the defaults are taken from
+
+    recipe: str = setting(one_of(*RECIPES), "which set of defaults", "notes")
+    epochs: int = setting(positive_int, "passes over the training images")
+    batch_size: int = setting(batch_size, "images a step")
+    lr: float = setting(positive, "peak learning rate")
+    schedule: str = setting(
+        one_of("constant", "step", "cosine"),
+        "learning rate by step: constant; step (a tenth after 60 %%, a hundredth after 85 %%); "
+        "cosine to 0",
+    )
+    warmup: float = setting(below_one, "share of all steps in which the rate rises from 0")
+    momentum: float = setting(below_one, "Nesterov momentum", 0.9)
+    weight_decay: float = setting(non_negative, "L2 penalty on all parameters")
+    label_smoothing: float = setting(below_one, "label smoothing of the hard loss")
+    padding: int = setting(margin, "random crop: shift by up to so many pixels; 0 turns it off")
+    flip: bool = setting(None, "random horizontal flip")
+    seed: int = setting(natural, "of initial weights, batch order and augmentation", 0)
+    data_dir: str | None = setting(
+        path, "folder that holds Fashion-MNIST (default: found or fetched)"
+    )
+    out: str | None = setting(path, "run folder (default: runs/RECIPE/NAME/seed-SEED)")
+    device: str = setting(one_of("auto", "cuda", "mps", "cpu"), "where to train", "auto")
+    precision: str = setting(
+        one_of("auto", "float32", "bfloat16"),
+        "of convolutions and matrix products; auto: bfloat16 where the hardware has it", "auto",
+    )  # fmt: skip
+    compile: bool = setting(None, "torch.compile the network", False)
+    deterministic: bool = setting(None, "the same bits every time on a GPU too, slower", False)
+    resume: bool = setting(None, "go on from the last checkpoint, if there is one", False)
+    overwrite: bool = setting(None, "replace the run that is in the folder", False)
+    debug: bool = setting(None, "show the traceback of a failure", False)
+
+    def folder(self, name: str) -> Path:
+        """Where the run of the network called `name` goes."""
+        if self.out is not None:
+            return Path(self.out)
+        return RUNS_DIR / self.recipe / name / f"seed-{self.seed}"
+
+    @classmethod
+    def parse(cls, description: str, argv: Sequence[str] | None = None) -> Self:
+        """The configuration that a command line asks for. Raises UserError for a bad one."""
+        parser = Parser(description, argument_default=argparse.SUPPRESS)
+        for each in fields(cls):
+            flag = "--" + each.name.replace("_", "-")
+            parse = each.metadata["parse"]
+            text = each.metadata["help"] + cls._default_in_words(each)
+            if parse is None:
+                switch = argparse.BooleanOptionalAction if each.name == "flip" else "store_true"
+                parser.add_argument(flag, action=switch, help=text)
+            else:
+                metavar = getattr(parse, "metavar", each.name.upper())
+                parser.add_argument(flag, type=parse, metavar=metavar, help=text)
+        given = vars(parser.parse_args(argv))
+        if given.get("resume") and given.get("overwrite"):
+            parser.error("--resume and --overwrite exclude each other")
+        recipe = given.get("recipe", cls.recipe)
+        return cls(**cls._recipe_values(recipe) | given)
+
+    @classmethod
+    def _recipe_values(cls, recipe: str) -> dict[str, Any]:
+        known = {each.name for each in fields(cls)}
+        return {k: v for k, v in RECIPES[recipe][cls.network].items() if k in known}
+
+    @classmethod
+    def _default_in_words(cls, each: dataclasses.Field) -> str:
+        values = {recipe: cls._recipe_values(recipe).get(each.name) for recipe in RECIPES}
+        if None not in values.values():
+            if len(set(values.values())) == 1:
+                return f" (default: {values[next(iter(RECIPES))]})"
+            return " (" + ", ".join(f"{recipe}: {v}" for recipe, v in values.items()) + ")"
+        return "" if each.default in (None, False) else f" (default: {each.default})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Config):
+    network = "teacher"
+    arch: str = setting(
+        one_of("resnet", "cnn"), "resnet: experiment 2; cnn: experiment 1", "resnet"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig(Config):
+    """Nothing beyond what every network takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(Config):
+    teacher: str | None = setting(
+        path, "best.pt of the teacher, or its run folder (default: the ResNet of the same recipe "
+        "and seed under runs/, else the published one)",
+    )  # fmt: skip
+    temperature: float = setting(positive, "softens both networks' outputs in the soft loss")
+    alpha: float = setting(unit, "weight of the soft loss; the hard loss has 1 - alpha")
+    soft_weight: float = setting(non_negative, "a further factor on the soft loss")
+    loss: str = setting(one_of("kd", "dkd", "dist", "logit-standard"), "soft loss")
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26, width=80)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help fits 80 columns and whose errors are UserErrors."""
+
+    def __init__(self, description: str | None, **options: Any):
+        super().__init__(
+            description=description,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments:"):
+            word = message.removeprefix("unrecognized arguments:").split()[0]
+            options = [o for action in self._actions for o in action.option_strings]
+            message = f"unknown argument {word}{_nearest(word.split('=')[0], options)}"
+        raise UserError("bad command line", message, f"see `python {self.prog} --help`")

@@ -1,0 +1,140 @@
+"""Distillation losses: pure functions of (logits, labels).
+
+Every soft loss is f(student_logits, teacher_logits, labels, temperature) -> scalar: the mean over
+the batch, scaled by temperature², zero where the student's logits equal the teacher's, computed in
+the dtype of its inputs. Logits are (N, C) floating point, labels (N,) int64, temperature > 0.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SoftLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+class Loss(NamedTuple):
+    """A training loss and its parts, scalars; `soft` is None where there is no teacher."""
+
+    total: Tensor
+    hard: Tensor
+    soft: Tensor | None = None
+
+
+def _kl(student_log_p: Tensor, teacher_log_p: Tensor) -> Tensor:
+    """KL(teacher ‖ student), summed over classes, mean over the batch (not over elements)."""
+    return functional.kl_div(student_log_p, teacher_log_p, reduction="batchmean", log_target=True)
+
+
+def kd(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> Tensor:
+    """Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network.
+
+    temperature² · KL(teacher ‖ student) of the softened distributions. The factor keeps the
+    gradient's size comparable to the hard loss's as the temperature grows.
+    """
+    return temperature**2 * _kl(
+        functional.log_softmax(student_logits / temperature, dim=1),
+        functional.log_softmax(teacher_logits / temperature, dim=1),
+    )
+
+
+def dkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float,
+    target_weight: float = 1.0,
+    other_weight: float = 8.0,
+) -> Tensor:
+    """Zhao et al. 2022, Decoupled Knowledge Distillation.
+
+    target_weight · KL of the pair (target, rest) + other_weight · KL over the non-target classes.
+    """
+    classes = torch.arange(student_logits.shape[1] - 1, device=labels.device)
+    others = classes + (classes >= labels[:, None])  # (N, C - 1): every class but the label
+
+    def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits / temperature
+        log_p_others = logits.gather(1, others)
+        pair = torch.cat([logits.gather(1, labels[:, None]),
+                          log_p_others.logsumexp(1, keepdim=True)], 1)  # fmt: skip
+        return functional.log_softmax(pair, 1), functional.log_softmax(log_p_others, 1)
+
+    student_pair, student_others = decouple(student_logits)
+    teacher_pair, teacher_others = decouple(teacher_logits)
+    target_part = _kl(student_pair, teacher_pair)
+    other_part = _kl(student_others, teacher_others)
+    return temperature**2 * (target_weight * target_part + other_weight * other_part)
+
+
+def dist(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> Tensor:
+    """Huang et al. 2022, Knowledge Distillation from a Stronger Teacher (β = γ = 1).
+
+    1 − Pearson correlation of the softened outputs, once over the classes of each image (mean over
+    images) and once over the images of each class (mean over classes).
+    """
+    student_p = functional.softmax(student_logits / temperature, dim=1)
+    teacher_p = functional.softmax(teacher_logits / temperature, dim=1)
+
+    def distance(dim: int) -> Tensor:
+        centred = [p - p.mean(dim, keepdim=True) for p in (student_p, teacher_p)]
+        return 1 - functional.cosine_similarity(*centred, dim=dim, eps=1e-12).mean()
+
+    return temperature**2 * (distance(1) + distance(0))
+
+
+def logit_standard(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> Tensor:
+    """Sun et al. 2024, Logit Standardization in Knowledge Distillation.
+
+    `kd` of logits brought to zero mean and unit deviation per image (the paper's population
+    deviation), so that the student need not match the teacher's scale.
+    """
+
+    def standardise(logits: Tensor) -> Tensor:
+        centred = logits - logits.mean(1, keepdim=True)
+        return centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-7)
+
+    return kd(standardise(student_logits), standardise(teacher_logits), labels, temperature)
+
+
+SOFT_LOSSES: dict[str, SoftLoss] = {
+    "kd": kd,
+    "dkd": dkd,
+    "dist": dist,
+    "logit-standard": logit_standard,
+}
+
+
+def hard_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Loss:
+    """Cross-entropy with the labels: the whole loss of a network that has no teacher."""
+    loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return Loss(total=loss, hard=loss)
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    alpha: float,
+    soft_loss: SoftLoss = kd,
+    soft_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Loss:
+    """(1 - alpha) · hard + alpha · soft_weight · soft. alpha weights the *soft* loss.
+
+    `hard` is the cross-entropy with the labels, at temperature 1; `soft` one of SOFT_LOSSES.
+    The parts are returned as they are, before weighting.
+    """
+    hard = functional.cross_entropy(student_logits, labels, label_smoothing=label_smoothing)
+    soft = soft_loss(student_logits, teacher_logits.detach(), labels, temperature)
+    return Loss((1 - alpha) * hard + alpha * soft_weight * soft, hard, soft)

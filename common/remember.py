@@ -1,0 +1,85 @@
+"""What a frozen network says to every view of every image, computed once and remembered.
+
+A run of 50 epochs sees the views of an image several times, and the next run with the same
+teacher sees them again; the teacher's answer does not change.
+"""
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from common.batches import Batch, Dataset
+from common.errors import UserError
+from common.run import load, save
+from common.train import EVALUATION_BATCH, Device, StopSignals
+
+MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
+
+
+class RememberedLogits:
+    """Logits of a frozen network for training batches: (N, 10) float32.
+
+    They are computed in batches of one fixed size, whatever is asked for, and so are the same
+    bits whether remembered, read from disk, or computed anew.
+    """
+
+    def __init__(
+        self, network: nn.Module, data: Dataset, device: Device, digest: str, folder: Path | None
+    ):
+        """network: frozen; digest: of its weights; folder: where the table is kept, or None."""
+        self.network = network.to(device.type, device.dtype)
+        self.data = data
+        self.device = device
+        self.table: Tensor | None = None
+        self.asked = 0  # how many answers were computed, for tests and benchmarks
+        views = data.views
+        self.key = {
+            "network": digest, "data": data.digest, "views": [views.padding, views.flip],
+            "computed": [device.type, device.name, device.precision, torch.__version__],
+        }  # fmt: skip
+        name = hashlib.sha256(repr(self.key).encode()).hexdigest()[:12]
+        self.path = folder / f"logits-{name}.pt" if folder else None
+        if views.count <= MAX_VIEWS:
+            self.table = self._read()
+
+    def _read(self) -> Tensor:
+        if self.path:
+            with contextlib.suppress(OSError, ValueError):  # absent or damaged: computed again
+                content = load(self.path)
+                if content.get("key") == self.key:
+                    return content["table"].to(self.device.type)
+        return torch.full((self.data.views.count, len(self.data), 10), torch.nan).to(
+            self.device.type
+        )
+
+    def _compute(self, index: Tensor, view: Tensor) -> Tensor:
+        images = self.data.batch(index, view).images
+        with torch.no_grad(), self.device.autocast():
+            return self.network(images).float()
+
+    def prepare(self, index: Tensor, view: Tensor, stop: StopSignals) -> None:
+        """Compute what is not known yet of an epoch's views (M,) of images (M,)."""
+        if self.table is None:
+            return
+        missing = self.table[view, index, 0].isnan().nonzero().squeeze(1)
+        for chunk in missing.split(EVALUATION_BATCH):
+            stop.check()
+            self.asked += len(chunk)
+            # Filled up with repeats: the same batch size, and so the same arithmetic, every time.
+            full = chunk.repeat(-(-EVALUATION_BATCH // len(chunk)))[:EVALUATION_BATCH]
+            logits = self._compute(index[full], view[full])
+            self.table[view[chunk], index[chunk]] = logits[: len(chunk)]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if self.table is None:
+            return self._compute(batch.index, batch.view)
+        return self.table[batch.view, batch.index]
+
+    def keep(self) -> None:
+        """Leave the table on disk for the next student, if the disk takes it."""
+        if self.asked and self.table is not None and self.path:
+            with contextlib.suppress(UserError):
+                save(self.path, {"key": self.key, "table": self.table.cpu()})

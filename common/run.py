@@ -1,0 +1,418 @@
+"""The run folder: config, log, checkpoints, predictions, summary, and the lock on them.
+
+Whatever is in a run folder is complete: files are written beside their place, flushed, synced and
+renamed. The checkpoint is the truth; log.csv and best.pt are rewritten from it.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from common.config import RESULTS_DIR, RUNS_DIR, Config, StudentConfig
+from common.errors import UserError
+from common.models import NETWORKS, build, count_multiply_adds, count_parameters
+
+LOG_COLUMNS = (
+    "epoch", "lr", "train_loss", "train_hard_loss", "train_soft_loss", "train_accuracy",
+    "val_loss", "val_accuracy", "test_loss", "test_accuracy", "images_per_second", "seconds",
+)  # fmt: skip
+FILES = ("config.json", "log.csv", "last.pt", "previous.pt", "best.pt",
+         "predictions.npz", "summary.json")  # fmt: skip
+
+# What a resumed run may have otherwise than the run that it goes on with, in silence: where
+# files are and what is shown; and with a warning, because the bits may then differ.
+FREE = {"data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit", "deterministic"}
+WARNED = {"device", "device_name", "threads", "versions", "processes"}
+
+
+def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
+    """Have `write(file)` fill a temporary file beside `path`, sync it, and rename it into place.
+
+    On failure the temporary file is removed and what stood at `path` is still there. Raises
+    UserError (exit code 1) when the disk refuses.
+    """
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            with open(scratch, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, path)
+            _sync_folder(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            raise
+    except (OSError, RuntimeError) as error:  # torch.save turns a failed write into RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__ or error
+        raise UserError(
+            f"cannot write {path}",
+            str(cause),
+            "make room or correct the permissions, then go on with --resume; "
+            "what was there before is untouched",
+            exit_code=1,
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut, where the system has a way to."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values as a checkpoint file: the same content, the same bytes."""
+    buffer = io.BytesIO()  # through memory: the archive then carries no file name
+    torch.save(content, buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint file, every CRC tested, no pickle run.
+
+    Raises ValueError if the file is damaged or holds anything but tensors and plain values.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():
+                raise ValueError(f"its part {broken} is damaged")
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zip, pickle and torch each have their own ways to fail
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+    if not isinstance(content, dict):
+        raise ValueError("it is not one of our checkpoints")
+    return content
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Teacher(NamedTuple):
+    arch: str
+    weights: dict[str, torch.Tensor]
+    digest: str  # SHA-256 of the file
+
+
+def find_teacher(config: StudentConfig) -> Path:
+    """The best.pt that a student's configuration names, or the default one.
+
+    By default the ResNet of the same recipe and seed under runs/; else the published one of that
+    seed, or of the lowest seed there is. Raises UserError if there is none.
+    """
+    if config.teacher is not None:
+        path = Path(config.teacher)
+        return path / "best.pt" if path.is_dir() else path
+    own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
+    published = RESULTS_DIR / config.recipe / "teacher-resnet"
+    for folder in (own, published / own.name, *sorted(published.glob("seed-*"))):
+        # A teacher still in training has a best.pt too, but not yet its final one.
+        if (folder / "best.pt").exists() and (folder / "summary.json").exists():
+            return folder / "best.pt"
+    raise UserError(
+        "no teacher",
+        f"neither {own} nor {published} holds a finished run with a best.pt",
+        f"run `python train_teacher.py --recipe {config.recipe} --seed {config.seed}` first, "
+        "or name one with --teacher",
+    )
+
+
+def read_teacher(path: Path) -> Teacher:
+    """Load a teacher's best.pt. Raises UserError if it is missing, damaged, or not a teacher's."""
+    try:
+        digest = file_digest(path)
+        content = load(path)
+        if not {"arch", "role", "weights"} <= content.keys():
+            raise ValueError("it is not the best.pt of a run")
+        arch, role, weights = content["arch"], content["role"], content["weights"]
+        if role != "teacher":
+            raise ValueError(f"it is the checkpoint of a {role}")
+        if arch not in NETWORKS:
+            raise ValueError(f"its architecture {arch!r} is none of {', '.join(NETWORKS)}")
+        with torch.device("meta"):
+            expected = build(arch).state_dict()
+        if weights.keys() != expected.keys():
+            raise ValueError(f"its weights are not those of a {arch}")
+        for key, value in expected.items():
+            if weights[key].shape != value.shape:
+                raise ValueError(f"its {key} has shape {tuple(weights[key].shape)}, a {arch} for "
+                                 f"10 classes has {tuple(value.shape)}")  # fmt: skip
+            if not weights[key].isfinite().all():
+                raise ValueError(f"its {key} is not finite")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot use {path} as the teacher",
+            str(error),
+            "name the best.pt of a run of train_teacher.py with --teacher",
+        ) from error
+    return Teacher(arch, weights, digest)
+
+
+class Run:
+    """One run's folder, locked for as long as the Run is open."""
+
+    def __init__(self, folder: Path, config: Config, facts: dict[str, Any]):
+        """Claim `folder` for a run of `config`.
+
+        facts: role, name, arch and whatever else config.json is to record of the run. Raises
+        UserError if the folder is in use, not writable, holds another run, or holds this one and
+        neither --resume nor --overwrite was given.
+        """
+        self.folder = folder
+        self.settings = asdict(config) | facts
+        self.checkpoint: dict[str, Any] | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.folder / ".lock")
+            self._claim()
+        except OSError as error:
+            raise UserError(
+                f"cannot use {folder} as a run folder", str(error), "choose another with --out"
+            ) from error
+        try:
+            for leftover in self.folder.glob(".*.tmp"):
+                leftover.unlink()
+            self._probe()
+            self._open(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def _claim(self) -> None:
+        holder = self.folder / ".holder"
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            who = "another process"
+            with contextlib.suppress(OSError):
+                who = holder.read_text().strip() or who
+            raise UserError(
+                f"{self.folder} is in use", f"{who} is writing to it",
+                "wait for it to end, or choose another folder with --out",
+            ) from None  # fmt: skip
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+
+    def _probe(self) -> None:
+        """Find out before training whether a checkpoint can be written here."""
+        try:
+            scratch = self.folder / ".probe.tmp"
+            with open(scratch, "wb") as file:
+                file.write(bytes(1 << 20))
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.unlink()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            raise UserError(
+                f"cannot write to {self.folder}", str(error), "make room, or choose another --out"
+            ) from error
+
+    def _open(self, config: Config) -> None:
+        present = [name for name in FILES if (self.folder / name).exists()]
+        if config.overwrite:
+            for name in present:
+                (self.folder / name).unlink()
+        elif present and not config.resume:
+            state = "a finished" if self.complete else "an unfinished"
+            raise UserError(
+                f"{self.folder} holds {state} run",
+                "a run is never overwritten in silence",
+                "add --resume to go on with it, --overwrite to replace it, or choose another --out",
+            )
+        elif present:
+            self._resume()
+
+    def _resume(self) -> None:
+        path = self.folder / "config.json"
+        try:
+            before = json.loads(path.read_text())
+            if not isinstance(before, dict):
+                raise ValueError("it holds no settings")
+        except FileNotFoundError:
+            before = None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot read {path}", str(error), "add --overwrite to start again"
+            ) from error
+        if before is not None:
+            self._compare(before)
+        if not self.complete:
+            self.checkpoint = self._last_good_checkpoint()
+        if before is None and (self.checkpoint or self.complete):
+            raise UserError(
+                f"{path} is missing", "what the run was made with cannot be known",
+                "put it back, or add --overwrite to start again",
+            )  # fmt: skip
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        """Refuse to go on with a run of other settings."""
+        now = json.loads(json.dumps(self.settings))
+        differing = [key for key in sorted(now.keys() | before.keys()) if key not in FREE
+                     and before.get(key) != now.get(key)]  # fmt: skip
+        elsewhere = before.get("device") != now.get("device")
+        warned = [key for key in differing
+                  if key in WARNED or (key == "precision" and elsewhere)]  # fmt: skip
+        refused = [key for key in differing if key not in warned]
+
+        def changes(keys: list[str]) -> str:
+            return ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys)
+
+        if refused:
+            raise UserError(
+                f"{self.folder} holds a run with other settings",
+                changes(refused),
+                "use the settings it began with, another --out, or --overwrite for --resume",
+            )
+        if warned and not self.complete:
+            print(f"warning: {changes(warned)}; the run goes on, but its bits may differ from an "
+                  "uninterrupted one's", file=sys.stderr)  # fmt: skip
+
+    def _last_good_checkpoint(self) -> dict[str, Any] | None:
+        damage = []
+        for name in ("last.pt", "previous.pt"):
+            path = self.folder / name
+            try:
+                checkpoint = load(path)
+                if not {"epoch", "network", "optimizer", "rows"} <= checkpoint.keys():
+                    raise ValueError("it is not a checkpoint of a run")
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                damage.append(f"{path} cannot be loaded ({error})")
+                continue
+            if damage:
+                print(f"warning: {damage[0]}; going on from {path}, epoch {checkpoint['epoch']}",
+                      file=sys.stderr)  # fmt: skip
+            return checkpoint
+        if damage:
+            raise UserError(
+                f"no checkpoint in {self.folder} can be loaded", ", ".join(damage),
+                "add --overwrite to start again",
+            )  # fmt: skip
+        return None
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "summary.json").exists()
+
+    @property
+    def resume_command(self) -> str:
+        """The command line that goes on with this run, in the terms it was started with."""
+        given = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
+        return shlex.join(["python", *given, "--resume"])
+
+    def save_config(self) -> None:
+        text = json.dumps(self.settings, indent=2) + "\n"
+        write_atomically(self.folder / "config.json", lambda file: file.write(text.encode()))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep `checkpoint` as last.pt and the one before it as previous.pt."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+
+        def write(file: Any) -> None:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.folder / "last.pt", self.folder / "previous.pt")
+
+        write_atomically(self.folder / "last.pt", write)
+
+    def save_log(self, rows: Sequence[dict[str, Any]]) -> None:
+        def write(file: Any) -> None:
+            text = io.TextIOWrapper(file, "utf-8", newline="")
+            writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            text.flush()
+            text.detach()
+
+        write_atomically(self.folder / "log.csv", write)
+
+    def save_best(self, weights: dict[str, torch.Tensor], epoch: int, val_accuracy: float) -> None:
+        keys = ("arch", "role", "name", "recipe", "seed")
+        content = {key: self.settings[key] for key in keys}
+        content |= {"epoch": epoch, "val_accuracy": val_accuracy, "weights": weights}
+        save(self.folder / "best.pt", content)
+
+    def finish(self, predictions: dict[str, np.ndarray], summary: dict[str, Any]) -> None:
+        """Write predictions, then the summary, whose presence says that the run is complete."""
+        write_atomically(
+            self.folder / "predictions.npz",
+            lambda file: np.savez_compressed(file, allow_pickle=False, **predictions),
+        )
+        text = json.dumps(summary, indent=2) + "\n"
+        write_atomically(self.folder / "summary.json", lambda file: file.write(text.encode()))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / ".holder").unlink(missing_ok=True)
+        self._lock.release()
+
+
+@contextlib.contextmanager
+def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Run]:
+    run = Run(folder, config, facts)
+    try:
+        yield run
+    finally:
+        run.close()
+
+
+def describe(
+    network: torch.nn.Module, role: str, name: str, arch: str, data_digest: str
+) -> dict[str, Any]:
+    """What config.json records of a run beyond its settings and its device."""
+    import torchvision
+
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        commit = None
+    return {
+        "role": role,
+        "name": name,
+        "arch": arch,
+        "parameters": count_parameters(network),
+        "multiply_adds": count_multiply_adds(network),
+        "optimizer": "SGD, Nesterov",
+        "data_sha256": data_digest,
+        "git_commit": commit,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+        },
+    }

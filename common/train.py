@@ -1,0 +1,438 @@
+"""The one training loop. Device, precision, CUDA graphs and signals live here; roles do not."""
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from common.batches import Batch, Dataset
+from common.config import Config
+from common.errors import Interrupted, UserError
+from common.loss import Loss
+from common.run import Run
+
+Objective = Callable[[Tensor, Batch], Loss]  # f(logits (N, 10) float32, batch) -> its loss
+EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Device:
+    type: str  # cuda, mps or cpu
+    name: str
+    precision: str  # of convolutions and matrix products: float32 or bfloat16
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return getattr(torch, self.precision)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "device": self.type,
+            "device_name": self.name,
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+        }
+
+
+def choose_device(config: Config) -> Device:
+    """The device and precision that `config` asks for. An explicit device never falls back."""
+    kind = config.device
+    if kind == "auto":
+        mps = torch.backends.mps.is_available()
+        kind = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if kind in available and not available[kind]():
+        raise UserError(
+            f"no {kind} device", "torch finds none on this machine",
+            "use --device cpu, or --device auto for whatever there is",
+        )  # fmt: skip
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.set_float32_matmul_precision("high")
+    if kind == "cuda":
+        name = torch.cuda.get_device_name()
+        fast_bfloat16 = torch.cuda.get_device_capability() >= (8, 0)
+    elif kind == "cpu":
+        # torch 2.11 cannot be asked; bfloat16 without hardware for it is slower than float32.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        name = str(capabilities.get("cpu_name", "CPU"))
+        fast_bfloat16 = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16"))
+    else:
+        name, fast_bfloat16 = "Apple GPU", False
+    automatic = "bfloat16" if fast_bfloat16 else "float32"
+    return Device(kind, name, automatic if config.precision == "auto" else config.precision)
+
+
+class StopSignals:
+    """SIGINT and SIGTERM end the run at the next `check`; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.signal(number, self._handle)
+                        for number in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+
+    def check(self) -> None:
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+
+def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
+    """Learning rates of the steps of an epoch (from 1): (steps_per_epoch,) float64."""
+    total = steps_per_epoch * config.epochs
+    step = torch.arange(steps_per_epoch, dtype=torch.float64) + (epoch - 1) * steps_per_epoch
+    progress = step / total
+    if config.schedule == "cosine":
+        after_warmup = (progress - config.warmup) / (1 - config.warmup)
+        factor = 0.5 + 0.5 * torch.cos(math.pi * after_warmup)
+    elif config.schedule == "step":
+        factor = torch.where(progress < 0.6, 1.0, torch.where(progress < 0.85, 0.1, 0.01))
+    else:
+        factor = torch.ones_like(progress)
+    if config.warmup:
+        rising = (step + 1) / (total * config.warmup)
+        factor = torch.where(progress < config.warmup, rising.clamp(max=1), factor)
+    return config.lr * factor
+
+
+class Trainer:
+    """A network, its loss and its optimizer, and how one step and one evaluation are done."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        data: Dataset,
+        config: Config,
+        device: Device,
+    ):
+        self.network = network.to(device.type)
+        self.objective = objective
+        self.data = data
+        self.config = config
+        self.device = device
+        self.forward = torch.compile(self.network) if config.compile else self.network
+        self.has_soft_loss = False  # until a step has seen one
+        self.rate = torch.zeros((), device=device.type)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=self.rate,
+            momentum=config.momentum,
+            nesterov=config.momentum > 0,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        # Read by the fused kernel: where found_inf is 1 it leaves the weights alone. It stays at
+        # 1 from the first non-finite step on, so a GPU need be asked only once an epoch.
+        self.optimizer.grad_scale = None
+        self.optimizer.found_inf = torch.zeros((), device=device.type)
+        # Sums over the epoch's images: total, hard and soft loss, right answers; good steps.
+        self.sums = torch.zeros(5, device=device.type)
+        self._graphs: dict[int, Callable[[Tensor, Tensor], None]] = {}
+
+    def load_state(self, checkpoint: dict[str, Any]) -> None:
+        self.network.load_state_dict(checkpoint["network"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+
+    def step(self, index: Tensor, view: Tensor) -> None:
+        """One step on views (N,) of images (N,), at the learning rate in `self.rate`."""
+        batch = self.data.batch(index, view)
+        with self.device.autocast():
+            logits = self.forward(batch.images)
+        logits = logits.float()
+        loss = self.objective(logits, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        bad = ~torch.isfinite(norm + loss.total.detach())
+        self.optimizer.found_inf.copy_(torch.maximum(self.optimizer.found_inf, bad.float()))
+        self.optimizer.step()
+        with torch.no_grad():
+            self.has_soft_loss = loss.soft is not None
+            soft = loss.soft if self.has_soft_loss else torch.zeros_like(loss.hard)
+            right = (logits.argmax(1) == batch.labels).sum().float()
+            parts = torch.stack([loss.total, loss.hard, soft]) * len(index)
+            good = 1 - self.optimizer.found_inf
+            self.sums += torch.cat([parts, right[None], good[None]])
+
+    def train_epoch(
+        self,
+        index: Tensor,
+        view: Tensor,
+        epoch: int,
+        stop: StopSignals,
+        progress: tqdm | None = None,
+    ) -> tuple[list[float], float]:
+        """Train on the views (M,) of images (M,) in order; return sums and last learning rate."""
+        self.network.train()
+        self.sums.zero_()
+        rates = learning_rates(self.config, math.ceil(len(index) / self.config.batch_size), epoch)
+        on_device = rates.float().to(self.device.type)
+        synchronous = self.device.type == "cpu"  # reading a value costs nothing there
+        for step, start in enumerate(range(0, len(index), self.config.batch_size)):
+            stop.check()
+            self.rate.copy_(on_device[step])
+            chunk = slice(start, start + self.config.batch_size)
+            self._replay_or_run(index[chunk], view[chunk])
+            if synchronous and self.optimizer.found_inf:
+                break
+            if progress is not None:
+                progress.update()
+        sums = self.sums.tolist()
+        if self.optimizer.found_inf:
+            step = int(sums[4])
+            raise UserError(
+                f"the loss or a gradient is not finite in epoch {epoch}, step {step + 1} of "
+                f"{len(rates)}, at learning rate {rates[step]:.3g}",
+                "training diverged; the weights were not changed and no checkpoint was written",
+                "try a lower --lr, a --warmup, or --precision float32",
+                exit_code=1,
+            )
+        return sums[:4], float(rates[-1])
+
+    def _replay_or_run(self, index: Tensor, view: Tensor) -> None:
+        if self.device.type != "cuda" or self.config.compile:
+            self.step(index, view)
+            return
+        if len(index) not in self._graphs:
+            self._graphs[len(index)] = self._capture(index, view)
+        self._graphs[len(index)](index, view)
+
+    def _capture(self, index: Tensor, view: Tensor) -> Callable[[Tensor, Tensor], None]:
+        """Record a step as a CUDA graph, so that the host launches it as one; undo the warm-up."""
+        index, view = index.clone(), view.clone()
+        held = [*self.network.state_dict().values(), self.sums, self.optimizer.found_inf]
+        before = [tensor.clone() for tensor in held]
+        momenta = {p: {k: v.clone() for k, v in state.items() if v is not None}
+                   for p, state in self.optimizer.state.items()}  # fmt: skip
+
+        def restore() -> None:
+            for tensor, value in zip(held, before, strict=True):
+                tensor.copy_(value)
+            for parameter, state in self.optimizer.state.items():
+                for name, buffer in state.items():
+                    # A buffer that the warm-up made is as good as new when it is zero.
+                    if buffer is not None:
+                        value = momenta.get(parameter, {}).get(name)
+                        buffer.zero_() if value is None else buffer.copy_(value)
+
+        with torch.no_grad(), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream), torch.enable_grad():
+                for _ in range(3):
+                    self.step(index, view)
+            torch.cuda.current_stream().wait_stream(stream)
+            restore()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.step(index, view)
+        except RuntimeError as error:  # a loss of the user's own may ask the device for a value
+            reason = str(error).splitlines()[0]
+            print(f"warning: no CUDA graph of the step ({reason}); going on without, slower",
+                  file=sys.stderr)  # fmt: skip
+            restore()
+            return self.step
+
+        def replay(next_index: Tensor, next_view: Tensor) -> None:
+            index.copy_(next_index)
+            view.copy_(next_view)
+            graph.replay()
+
+        return replay
+
+    def evaluate(self, images: Tensor, stop: StopSignals | None = None) -> Tensor:
+        """Logits (N, 10) float32 of images (N, 1, 28, 28) uint8, in eval mode."""
+        self.network.eval()
+        logits = []
+        with torch.no_grad():
+            for chunk in images.split(EVALUATION_BATCH):
+                if stop:
+                    stop.check()
+                with self.device.autocast():
+                    logits.append(self.network(chunk).float())
+        self.network.train()
+        return torch.cat(logits)
+
+
+def measure(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Mean cross-entropy, and accuracy in percent."""
+    right = (logits.argmax(1) == labels).sum().item()
+    return functional.cross_entropy(logits, labels).item(), 100 * right / len(labels)
+
+
+def fit(
+    network: nn.Module,
+    objective: Objective,
+    data: Dataset,
+    config: Config,
+    run: Run,
+    device: Device,
+    before_epoch: Callable[[Tensor, Tensor, StopSignals], None] | None = None,
+) -> None:
+    """Train `network` to minimise `objective`, and leave log, checkpoints and predictions in `run`.
+
+    before_epoch(index, view, stop) is told the order and the views of each epoch beforehand.
+    Goes on from the run's checkpoint if it has one. Raises Interrupted on SIGINT or SIGTERM, and
+    UserError on a non-finite loss or gradient; the run folder can then be resumed.
+    """
+    print(f"{run.settings['name']}: {run.settings['arch']}, "
+          f"{run.settings['parameters']:,} parameters, "
+          f"{run.settings['multiply_adds'] / 1e6:.1f} M multiply-adds an image")  # fmt: skip
+    print(f"{device.type} ({device.name}), {device.precision}; run folder {run.folder}")
+    if run.complete:
+        print("already complete: nothing to do")
+        return
+    if config.batch_size > len(data):
+        raise UserError(
+            f"--batch-size {config.batch_size} is larger than the training set",
+            f"it has {len(data)} images", "choose a smaller one",
+        )  # fmt: skip
+    trainer = Trainer(network, objective, data, config, device)
+    rows: list[dict[str, Any]] = []
+    best: dict[str, Any] = {"epoch": 0, "val_accuracy": -1.0}
+    last: dict[str, Any] = {}
+    if run.checkpoint:
+        trainer.load_state(run.checkpoint)
+        rows, best, last = (run.checkpoint[key] for key in ("rows", "best", "last"))
+        torch.set_rng_state(run.checkpoint["generators"]["cpu"])
+        if device.type == "cuda" and "cuda" in run.checkpoint["generators"]:
+            torch.cuda.set_rng_state(run.checkpoint["generators"]["cuda"])
+        run.save_log(rows)
+        run.save_best(best["weights"], best["epoch"], best["val_accuracy"])
+        print(f"resumed after epoch {len(rows)}")
+    else:
+        run.save_config()
+    steps = math.ceil(len(data) / config.batch_size)
+    with StopSignals() as stop:
+        try:
+            for epoch in range(len(rows) + 1, config.epochs + 1):
+                started = time.perf_counter()
+                index, view = data.epoch(config.seed, epoch)
+                if before_epoch:
+                    before_epoch(index, view, stop)
+                with _progress(steps, epoch, config.epochs) as progress:
+                    sums, rate = trainer.train_epoch(index, view, epoch, stop, progress)
+                trained = time.perf_counter()
+                last = {"val_logits": trainer.evaluate(data.val_images, stop).cpu(),
+                        "test_logits": trainer.evaluate(data.test_images, stop).cpu()}  # fmt: skip
+                val_loss, val_accuracy = measure(last["val_logits"], data.val_labels.cpu())
+                test_loss, test_accuracy = measure(last["test_logits"], data.test_labels.cpu())
+                total, hard, soft, right = (value / len(data) for value in sums)
+                rows.append({
+                    "epoch": epoch, "lr": rate,
+                    "train_loss": total, "train_hard_loss": hard,
+                    "train_soft_loss": soft if trainer.has_soft_loss else None,
+                    "train_accuracy": 100 * right,
+                    "val_loss": val_loss, "val_accuracy": val_accuracy,
+                    "test_loss": test_loss, "test_accuracy": test_accuracy,
+                    "images_per_second": len(data) / (trained - started),
+                    "seconds": time.perf_counter() - started,
+                })  # fmt: skip
+                if improved := val_accuracy > best["val_accuracy"]:
+                    weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
+                    best = {"epoch": epoch, "val_accuracy": val_accuracy, "weights": weights}
+                    best |= last
+                run.save_checkpoint(_checkpoint(trainer, rows, best, last, run))
+                run.save_log(rows)
+                if improved:
+                    run.save_best(best["weights"], epoch, val_accuracy)
+                _print_epoch(rows[-1], config.epochs)
+        except Interrupted:
+            print(f"\nstopped after epoch {len(rows)}; go on with\n  {run.resume_command}",
+                  file=sys.stderr)  # fmt: skip
+            raise
+    summary = summarise(rows, best)
+    run.finish(
+        {
+            "labels": data.test_labels.cpu().numpy(),
+            "logits_best": best["test_logits"].numpy(),
+            "logits_last": last["test_logits"].numpy(),
+            "val_labels": data.val_labels.cpu().numpy(),
+            "val_logits_best": best["val_logits"].numpy(),
+        },
+        summary,
+    )
+    print(f"test accuracy: {summary['test_accuracy_selected']:.2f} % at epoch "
+          f"{summary['best_epoch']}, chosen on held-out images\n"
+          f"               {summary['test_accuracy_last']:.2f} % at the last epoch\n"
+          f"               {summary['test_accuracy_best_epoch']:.2f} % at epoch "
+          f"{summary['test_best_epoch']}, chosen on the test images themselves")  # fmt: skip
+
+
+def _checkpoint(trainer: Trainer, rows: list, best: dict, last: dict, run: Run) -> dict[str, Any]:
+    generators = {"cpu": torch.get_rng_state()}
+    if trainer.device.type == "cuda":
+        generators["cuda"] = torch.cuda.get_rng_state()
+    return {
+        "epoch": len(rows),
+        "network": trainer.network.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "rows": rows,
+        "best": best,
+        "last": last,
+        "generators": generators,
+        "config": run.settings,
+    }
+
+
+def summarise(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any]:
+    """What summary.json holds; epochs count from 1, accuracies are in percent."""
+    test = [row["test_accuracy"] for row in rows]
+    chosen = rows[best["epoch"] - 1]
+    return {
+        "epochs": len(rows),
+        "best_epoch": best["epoch"],
+        "train_accuracy": chosen["train_accuracy"],
+        "val_accuracy": chosen["val_accuracy"],
+        "test_accuracy_selected": chosen["test_accuracy"],
+        "test_accuracy_last": test[-1],
+        "test_accuracy_best_epoch": max(test),
+        "test_best_epoch": int(np.argmax(test)) + 1,
+        "seconds": sum(row["seconds"] for row in rows),
+    }
+
+
+def _progress(steps: int, epoch: int, epochs: int) -> tqdm:
+    return tqdm(
+        total=steps, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False,
+        disable=not sys.stderr.isatty(), dynamic_ncols=True,
+    )  # fmt: skip
+
+
+def _print_epoch(row: dict[str, Any], epochs: int) -> None:
+    soft = row["train_soft_loss"]
+    parts = "" if soft is None else f" (hard {row['train_hard_loss']:.3f}, soft {soft:.3f})"
+    print(f"{row['epoch']:3d}/{epochs} train {row['train_loss']:.3f}{parts} "
+          f"{row['train_accuracy']:.2f} %  held-out {row['val_accuracy']:.2f} %  "
+          f"test {row['test_accuracy']:.2f} %  {row['seconds']:.1f} s", flush=True)  # fmt: skip

@@ -1,0 +1,45 @@
+"""Train the small CNN alone, with hard labels: what distillation has to beat.
+
+  python train_baseline.py
+  python train_baseline.py --recipe best --seed 1
+
+With the same recipe and seed it starts from the student's initial weights and
+sees the student's batches in the same order: the two differ in the loss alone.
+
+Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
+in runs/RECIPE/baseline/seed-SEED.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.batches import Batch, Dataset, Views
+from common.config import BaselineConfig
+from common.data import load
+from common.errors import script
+from common.loss import Loss, hard_loss
+from common.models import build
+from common.run import describe, open_run
+from common.train import choose_device, fit
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = BaselineConfig.parse(__doc__, argv)
+    device = choose_device(config)
+    data = Dataset(load(config.data_dir), Views(config.padding, config.flip), device.type)
+
+    torch.manual_seed(config.seed)
+    baseline = build("small-cnn")
+
+    def loss(logits: Tensor, batch: Batch) -> Loss:
+        return hard_loss(logits, batch.labels, config.label_smoothing)
+
+    facts = describe(baseline, "baseline", "baseline", "small-cnn", data.digest) | device.facts()
+    with open_run(config.folder("baseline"), config, facts) as run:
+        fit(baseline, loss, data, config, run, device)
+
+
+if __name__ == "__main__":
+    script(main)

@@ -1,0 +1,75 @@
+"""Train the small CNN with a teacher: hard labels and softened teacher outputs.
+
+  python train_student.py                    the ResNet teacher of the recipe
+  python train_student.py --teacher runs/notes/teacher-cnn/seed-0
+  python train_student.py --loss dkd --temperature 2 --alpha 0.9
+
+  loss = (1 - alpha) * hard + alpha * soft_weight * soft
+  soft = temperature^2 * KL(teacher || student), softened (--loss kd)
+
+Mind the direction: alpha weights the soft loss. Without --teacher it takes the
+ResNet of the same recipe and seed under runs/, else the published one.
+
+Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
+in runs/RECIPE/student-TEACHER/seed-SEED.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.batches import Batch, Dataset, Views
+from common.config import StudentConfig
+from common.data import load
+from common.errors import script
+from common.loss import SOFT_LOSSES, Loss, distillation_loss
+from common.models import build, freeze
+from common.remember import RememberedLogits
+from common.run import describe, find_teacher, open_run, read_teacher
+from common.train import choose_device, fit
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = StudentConfig.parse(__doc__, argv)
+    device = choose_device(config)
+    data = Dataset(load(config.data_dir), Views(config.padding, config.flip), device.type)
+
+    teacher_path = find_teacher(config)
+    print(f"teacher: {teacher_path}")
+    teacher_facts = read_teacher(teacher_path)
+    teacher = build(teacher_facts.arch)
+    teacher.load_state_dict(teacher_facts.weights)
+    # Eval mode, no gradients, batch norm folded: from here on the teacher is a fixed function,
+    # and its logits for a view of an image need be computed only once.
+    teacher_logits = RememberedLogits(
+        freeze(teacher), data, device, teacher_facts.digest, teacher_path.parent
+    )
+
+    torch.manual_seed(config.seed)
+    student = build("small-cnn")
+
+    def loss(student_logits: Tensor, batch: Batch) -> Loss:
+        return distillation_loss(
+            student_logits,
+            teacher_logits(batch),  # of the very views that the student sees
+            batch.labels,
+            temperature=config.temperature,
+            alpha=config.alpha,
+            soft_loss=SOFT_LOSSES[config.loss],
+            soft_weight=config.soft_weight,
+            label_smoothing=config.label_smoothing,
+        )
+
+    name = f"student-{teacher_facts.arch}"
+    facts = describe(student, "student", name, "small-cnn", data.digest) | device.facts()
+    facts |= {"teacher": str(teacher_path), "teacher_sha256": teacher_facts.digest}
+    with open_run(config.folder(name), config, facts) as run:
+        try:
+            fit(student, loss, data, config, run, device, before_epoch=teacher_logits.prepare)
+        finally:
+            teacher_logits.keep()
+
+
+if __name__ == "__main__":
+    script(main)

@@ -1,0 +1,43 @@
+"""Train a teacher on Fashion-MNIST with hard labels.
+
+  python train_teacher.py                    the ResNet of experiment 2
+  python train_teacher.py --arch cnn         the wide plain CNN of experiment 1
+
+Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
+in runs/RECIPE/teacher-ARCH/seed-SEED.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.batches import Batch, Dataset, Views
+from common.config import TeacherConfig
+from common.data import load
+from common.errors import script
+from common.loss import Loss, hard_loss
+from common.models import build
+from common.run import describe, open_run
+from common.train import choose_device, fit
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = TeacherConfig.parse(__doc__, argv)
+    name = f"teacher-{config.arch}"
+    device = choose_device(config)
+    data = Dataset(load(config.data_dir), Views(config.padding, config.flip), device.type)
+
+    torch.manual_seed(config.seed)
+    teacher = build(config.arch)
+
+    def loss(logits: Tensor, batch: Batch) -> Loss:
+        return hard_loss(logits, batch.labels, config.label_smoothing)
+
+    facts = describe(teacher, "teacher", name, config.arch, data.digest) | device.facts()
+    with open_run(config.folder(name), config, facts) as run:
+        fit(teacher, loss, data, config, run, device)
+
+
+if __name__ == "__main__":
+    script(main)
