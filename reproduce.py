@@ -30,7 +30,7 @@ from common.config import (
     natural,
     one_of,
     positive_int,
-)  # fmt: skip
+)
 from common.data import load
 from common.errors import Interrupted, UserError, script
 from common.loss import hard_loss
@@ -101,8 +101,9 @@ def seconds_per_epoch(network: str, config: Config, data: Dataset) -> float:
     def seconds(steps: int) -> float:
         start = time.perf_counter()
         with StopSignals() as stop:
-            trainer.train_epoch(index[: steps * config.batch_size],
-                                view[: steps * config.batch_size], 1, stop)  # fmt: skip
+            trainer.train_epoch(
+                index[: steps * config.batch_size], view[: steps * config.batch_size], 1, stop
+            )
             trainer.evaluate(data.test_images[: steps * config.batch_size], stop)
         return time.perf_counter() - start
 
@@ -119,12 +120,22 @@ def in_words(seconds: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--recipe", type=one_of("notes", "best"), default="notes",
-                        help="which set of hyperparameters (default: notes)")  # fmt: skip
+    parser.add_argument(
+        "--recipe",
+        type=one_of("notes", "best"),
+        default="notes",
+        help="which set of hyperparameters (default: notes)",
+    )
     parser.add_argument("--epochs", type=positive_int, help="instead of the recipe's")
     parser.add_argument("--seeds", type=natural, nargs="+", default=[0], metavar="SEED")
-    parser.add_argument("--teachers", type=one_of("resnet", "cnn"), nargs="+",
-                        default=["resnet", "cnn"], metavar="ARCH", help="resnet, cnn")  # fmt: skip
+    parser.add_argument(
+        "--teachers",
+        type=one_of("resnet", "cnn"),
+        nargs="+",
+        default=["resnet", "cnn"],
+        metavar="ARCH",
+        help="resnet, cnn",
+    )
     parser.add_argument("--data-dir", help="folder that holds Fashion-MNIST")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
@@ -139,10 +150,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = jobs[0].config
     device = choose_device(first)
     data = Dataset(load(args.data_dir), Views(first.padding, first.flip), device.type)
-    print(f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} epochs each, seeds "
-          f"{' '.join(map(str, args.seeds))}, on {device.type} ({device.name})")  # fmt: skip
-    pace = {job.network: seconds_per_epoch(job.network, job.config, data)
-            for job in {job.network: job for job in jobs if job.epochs_left}.values()}  # fmt: skip
+    print(
+        f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} epochs each, seeds "
+        f"{' '.join(map(str, args.seeds))}, on {device.type} ({device.name})"
+    )
+    pace = {
+        job.network: seconds_per_epoch(job.network, job.config, data)
+        for job in {job.network: job for job in jobs if job.epochs_left}.values()
+    }
     del data
     total = 0.0
     for job in jobs:
@@ -150,8 +165,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         total += expected
         todo = f"about {in_words(expected)}" if job.epochs_left else "done already"
         print(f"  {job.name} seed {job.config.seed}: {todo}")
-    print(f"about {in_words(total)} in all, measured by a few steps on this device. It can be "
-          "stopped\nat any time: the same command goes on where it was.", flush=True)  # fmt: skip
+    print(
+        f"about {in_words(total)} in all, measured by a few steps on this device. It can be "
+        "stopped\nat any time: the same command goes on where it was.",
+        flush=True,
+    )
 
     for number, job in enumerate(jobs, start=1):
         print(f"\n[{number}/{len(jobs)}] {job.name}, seed {job.config.seed}", flush=True)
@@ -176,9 +194,11 @@ def run_to_end(command: list[str]) -> None:
         raise Interrupted(stop.received)
     if child.returncode:
         raise UserError(
-            f"{Path(command[1]).name} failed", "its message stands above",
-            f"the command was: {shlex.join(command)}", exit_code=max(child.returncode, 1),
-        )  # fmt: skip
+            f"{Path(command[1]).name} failed",
+            "its message stands above",
+            f"the command was: {shlex.join(command)}",
+            exit_code=max(child.returncode, 1),
+        )
 
 
 if __name__ == "__main__":

@@ -71,8 +71,9 @@ positive = _number(float, "a finite number above 0", lambda v: v > 0)
 non_negative = _number(float, "a finite number from 0 up", lambda v: v >= 0)
 unit = _number(float, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 below_one = _number(float, "a number from 0 to below 1", lambda v: 0 <= v < 1)
-batch_size = _number(int, f"a whole number from 1 to {TRAIN_IMAGES:,}",
-                     lambda v: 1 <= v <= TRAIN_IMAGES)  # fmt: skip
+batch_size = _number(
+    int, f"a whole number from 1 to {TRAIN_IMAGES:,}", lambda v: 1 <= v <= TRAIN_IMAGES
+)
 margin = _number(int, "a whole number from 0 to 14", lambda v: 0 <= v <= 14)
 
 
@@ -133,8 +134,9 @@ class Config:
     device: str = setting(one_of("auto", "cuda", "mps", "cpu"), "where to train", "auto")
     precision: str = setting(
         one_of("auto", "float32", "bfloat16"),
-        "of convolutions and matrix products; auto: bfloat16 where the hardware has it", "auto",
-    )  # fmt: skip
+        "of convolutions and matrix products; auto: bfloat16 where the hardware has it",
+        "auto",
+    )
     compile: bool = setting(None, "torch.compile the network", False)
     deterministic: bool = setting(None, "the same bits every time on a GPU too, slower", False)
     resume: bool = setting(None, "go on from the last checkpoint, if there is one", False)
@@ -198,13 +200,15 @@ class BaselineConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(Config):
     teacher: str | None = setting(
-        path, "best.pt of the teacher, or its run folder (default: the ResNet of the same recipe "
+        path,
+        "best.pt of the teacher, or its run folder (default: the ResNet of the same recipe "
         "and seed under runs/, else the published one)",
-    )  # fmt: skip
+    )
     temperature: float = setting(positive, "softens both networks' outputs in the soft loss")
     alpha: float = setting(unit, "weight of the soft loss; the hard loss has 1 - alpha")
     soft_weight: float = setting(non_negative, "a further factor on the soft loss")
     loss: str = setting(one_of("kd", "dkd", "dist", "logit-standard"), "soft loss")
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):

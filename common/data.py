@@ -19,9 +19,17 @@ import numpy as np
 from common.errors import UserError, script
 
 CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
@@ -85,8 +93,11 @@ def _file(folder: Path, name: str) -> Path | None:
 
 def _first_with_files(roots: list[Path]) -> Path | None:
     """The first folder, torchvision's layout included, that holds all four files."""
-    folders = [folder for root in roots for folder in
-               (root, root / "fashion-mnist", root / "FashionMNIST" / "raw")]  # fmt: skip
+    folders = [
+        folder
+        for root in roots
+        for folder in (root, root / "fashion-mnist", root / "FashionMNIST" / "raw")
+    ]
     return next((f for f in folders if all(_file(f, name) for name in DIGESTS)), None)
 
 
@@ -229,8 +240,10 @@ def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     arrays = load()
     train, held_out = split(arrays.train_labels)
-    print(f"Fashion-MNIST in {arrays.source}: {len(train):,} training, {len(held_out):,} held-out, "
-          f"{len(arrays.test_labels):,} test images, digests right")  # fmt: skip
+    print(
+        f"Fashion-MNIST in {arrays.source}: {len(train):,} training, {len(held_out):,} held-out, "
+        f"{len(arrays.test_labels):,} test images, digests right"
+    )
 
 
 if __name__ == "__main__":

@@ -47,7 +47,5 @@ def script(main: Callable[[], int | None]) -> NoReturn:
         if debug:
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        print(
-            f"error: unexpected failure; {text}; add --debug for the traceback", file=sys.stderr
-        )
+        print(f"error: unexpected failure; {text}; add --debug for the traceback", file=sys.stderr)
         sys.exit(1)

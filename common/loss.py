@@ -60,8 +60,9 @@ def dkd(
     def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits / temperature
         log_p_others = logits.gather(1, others)
-        pair = torch.cat([logits.gather(1, labels[:, None]),
-                          log_p_others.logsumexp(1, keepdim=True)], 1)  # fmt: skip
+        pair = torch.cat(
+            [logits.gather(1, labels[:, None]), log_p_others.logsumexp(1, keepdim=True)], 1
+        )
         return functional.log_softmax(pair, 1), functional.log_softmax(log_p_others, 1)
 
     student_pair, student_others = decouple(student_logits)

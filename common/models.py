@@ -5,8 +5,6 @@ normalised, and return logits (N, 10). They normalise uint8 themselves, so that 
 all that is needed to use a network elsewhere.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,9 +33,9 @@ class ConvNorm(nn.Sequential):
             nn.BatchNorm2d(outputs),
         )
 
-    def fold(self) -> None:
-        """Fold the norm's running statistics into the convolution: same function, fewer passes."""
-        self[0], self[1] = fuse_conv_bn_eval(self[0].eval(), self[1].eval()), nn.Identity()
+    def folded(self) -> nn.Conv2d:
+        """The same function as one convolution, with the norm's running statistics in it."""
+        return fuse_conv_bn_eval(self[0].eval(), self[1].eval())
 
 
 class ResidualBlock(nn.Module):
@@ -56,8 +54,11 @@ class ResidualBlock(nn.Module):
 
 
 class GlobalMean(nn.Module):
+    """Mean over the pixels: (N, C, H, W) to (N, C)."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+        # Not x.mean((2, 3)): its gradient is a broadcast view, slow in the layers before.
+        return functional.avg_pool2d(x, x.shape[2:]).flatten(1)
 
 
 def resnet() -> nn.Sequential:
@@ -73,24 +74,34 @@ def resnet() -> nn.Sequential:
     return nn.Sequential(*layers, GlobalMean(), nn.Linear(width, 10))
 
 
-def plain_cnn(stages: tuple[tuple[int, ...], ...]) -> nn.Sequential:
-    """Feed-forward CNN: stages of 3x3 convolutions, 2x2 maximum pooling between them."""
-    widths = [1, *(width for stage in stages for width in stage)]
-    convolutions = (ConvNorm(inputs, outputs) for inputs, outputs in pairwise(widths))
+def plain_cnn(stages: tuple[tuple[int, ...], ...], hidden: int) -> nn.Sequential:
+    """Feed-forward CNN: stages of 3x3 convolutions with 2x2 maximum pooling between them.
+
+    A pooled layer is pooled before its norm, which then has a quarter of the values to pass over.
+    """
     layers: list[nn.Module] = [Normalize()]
+    width = 1
     for number, stage in enumerate(stages, start=1):
-        for _ in stage:
-            layers += [next(convolutions), nn.ReLU(inplace=True)]
+        for outputs in stage:
+            layers += [ConvNorm(width, outputs), nn.ReLU(inplace=True)]
+            width = outputs
         if number < len(stages):
-            # Pooling before the ReLU is the same function, with a quarter of the values to clamp.
-            layers.insert(-1, nn.MaxPool2d(2))
-    return nn.Sequential(*layers, GlobalMean(), nn.Linear(widths[-1], 10))
+            convolution, norm = layers[-2]
+            layers[-2:-1] = [convolution, nn.MaxPool2d(2), norm]
+    return nn.Sequential(
+        *layers,
+        GlobalMean(),
+        nn.Linear(width, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, 10),
+    )
 
 
 NETWORKS = {
     "resnet": resnet,
-    "cnn": lambda: plain_cnn(((32,), (64, 128), (256,), (256,))),
-    "small-cnn": lambda: plain_cnn(((32, 32), (48, 48, 48), (88, 88))),
+    "cnn": lambda: plain_cnn(((32,), (64, 128), (192, 192), (192,)), 256),
+    "small-cnn": lambda: plain_cnn(((32, 32), (64, 64), (128,)), 256),
 }
 
 
@@ -102,9 +113,10 @@ def build(name: str) -> nn.Module:
 def freeze(network: nn.Module) -> nn.Module:
     """Make a trained network, in place, a fixed function: eval mode, no gradients, norms folded."""
     network.eval().requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, ConvNorm):
-            module.fold()
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, ConvNorm):
+                setattr(parent, name, child.folded())
     return network.to(memory_format=torch.channels_last)
 
 

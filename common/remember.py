@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from common.batches import Batch, Dataset
 from common.errors import UserError
 from common.run import load, save
-from common.train import EVALUATION_BATCH, Device, StopSignals
+from common.train import Device, StopSignals
 
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
@@ -65,11 +65,12 @@ class RememberedLogits:
         if self.table is None:
             return
         missing = self.table[view, index, 0].isnan().nonzero().squeeze(1)
-        for chunk in missing.split(EVALUATION_BATCH):
+        size = self.device.evaluation_batch
+        for chunk in missing.split(size):
             stop.check()
             self.asked += len(chunk)
             # Filled up with repeats: the same batch size, and so the same arithmetic, every time.
-            full = chunk.repeat(-(-EVALUATION_BATCH // len(chunk)))[:EVALUATION_BATCH]
+            full = chunk.repeat(-(-size // len(chunk)))[:size]
             logits = self._compute(index[full], view[full])
             self.table[view[chunk], index[chunk]] = logits[: len(chunk)]
 

@@ -33,8 +33,15 @@ LOG_COLUMNS = (
     "epoch", "lr", "train_loss", "train_hard_loss", "train_soft_loss", "train_accuracy",
     "val_loss", "val_accuracy", "test_loss", "test_accuracy", "images_per_second", "seconds",
 )  # fmt: skip
-FILES = ("config.json", "log.csv", "last.pt", "previous.pt", "best.pt",
-         "predictions.npz", "summary.json")  # fmt: skip
+FILES = (
+    "config.json",
+    "log.csv",
+    "last.pt",
+    "previous.pt",
+    "best.pt",
+    "predictions.npz",
+    "summary.json",
+)
 
 # What a resumed run may have otherwise than the run that it goes on with, in silence: where
 # files are and what is shown; and with a warning, because the bits may then differ.
@@ -160,8 +167,10 @@ def read_teacher(path: Path) -> Teacher:
             raise ValueError(f"its weights are not those of a {arch}")
         for key, value in expected.items():
             if weights[key].shape != value.shape:
-                raise ValueError(f"its {key} has shape {tuple(weights[key].shape)}, a {arch} for "
-                                 f"10 classes has {tuple(value.shape)}")  # fmt: skip
+                raise ValueError(
+                    f"its {key} has shape {tuple(weights[key].shape)}, a {arch} for "
+                    f"10 classes has {tuple(value.shape)}"
+                )
             if not weights[key].isfinite().all():
                 raise ValueError(f"its {key} is not finite")
     except (OSError, ValueError) as error:
@@ -212,9 +221,10 @@ class Run:
             with contextlib.suppress(OSError):
                 who = holder.read_text().strip() or who
             raise UserError(
-                f"{self.folder} is in use", f"{who} is writing to it",
+                f"{self.folder} is in use",
+                f"{who} is writing to it",
                 "wait for it to end, or choose another folder with --out",
-            ) from None  # fmt: skip
+            ) from None
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
 
     def _probe(self) -> None:
@@ -266,18 +276,21 @@ class Run:
             self.checkpoint = self._last_good_checkpoint()
         if before is None and (self.checkpoint or self.complete):
             raise UserError(
-                f"{path} is missing", "what the run was made with cannot be known",
+                f"{path} is missing",
+                "what the run was made with cannot be known",
                 "put it back, or add --overwrite to start again",
-            )  # fmt: skip
+            )
 
     def _compare(self, before: dict[str, Any]) -> None:
         """Refuse to go on with a run of other settings."""
         now = json.loads(json.dumps(self.settings))
-        differing = [key for key in sorted(now.keys() | before.keys()) if key not in FREE
-                     and before.get(key) != now.get(key)]  # fmt: skip
+        differing = [
+            key
+            for key in sorted(now.keys() | before.keys())
+            if key not in FREE and before.get(key) != now.get(key)
+        ]
         elsewhere = before.get("device") != now.get("device")
-        warned = [key for key in differing
-                  if key in WARNED or (key == "precision" and elsewhere)]  # fmt: skip
+        warned = [key for key in differing if key in WARNED or (key == "precision" and elsewhere)]
         refused = [key for key in differing if key not in warned]
 
         def changes(keys: list[str]) -> str:
@@ -290,8 +303,11 @@ class Run:
                 "use the settings it began with, another --out, or --overwrite for --resume",
             )
         if warned and not self.complete:
-            print(f"warning: {changes(warned)}; the run goes on, but its bits may differ from an "
-                  "uninterrupted one's", file=sys.stderr)  # fmt: skip
+            print(
+                f"warning: {changes(warned)}; the run goes on, but its bits may differ from an "
+                "uninterrupted one's",
+                file=sys.stderr,
+            )
 
     def _last_good_checkpoint(self) -> dict[str, Any] | None:
         damage = []
@@ -307,14 +323,17 @@ class Run:
                 damage.append(f"{path} cannot be loaded ({error})")
                 continue
             if damage:
-                print(f"warning: {damage[0]}; going on from {path}, epoch {checkpoint['epoch']}",
-                      file=sys.stderr)  # fmt: skip
+                print(
+                    f"warning: {damage[0]}; going on from {path}, epoch {checkpoint['epoch']}",
+                    file=sys.stderr,
+                )
             return checkpoint
         if damage:
             raise UserError(
-                f"no checkpoint in {self.folder} can be loaded", ", ".join(damage),
+                f"no checkpoint in {self.folder} can be loaded",
+                ", ".join(damage),
                 "add --overwrite to start again",
-            )  # fmt: skip
+            )
         return None
 
     @property
@@ -390,14 +409,15 @@ def describe(
     network: torch.nn.Module, role: str, name: str, arch: str, data_digest: str
 ) -> dict[str, Any]:
     """What config.json records of a run beyond its settings and its device."""
-    import torchvision
-
     root = Path(__file__).resolve().parent.parent
     try:
         commit = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True, text=True, timeout=10, check=True,
-        ).stdout.strip()  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         commit = None
     return {
@@ -412,7 +432,6 @@ def describe(
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
             "numpy": np.__version__,
         },
     }

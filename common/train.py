@@ -22,7 +22,6 @@ from common.loss import Loss
 from common.run import Run
 
 Objective = Callable[[Tensor, Batch], Loss]  # f(logits (N, 10) float32, batch) -> its loss
-EVALUATION_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,11 @@ class Device:
     @property
     def dtype(self) -> torch.dtype:
         return getattr(torch, self.precision)
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Images a forward pass: on a CPU few enough for the activations to stay in its cache."""
+        return 250 if self.type == "cpu" else 1000
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.type, torch.bfloat16, enabled=self.precision == "bfloat16")
@@ -56,9 +60,10 @@ def choose_device(config: Config) -> Device:
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if kind in available and not available[kind]():
         raise UserError(
-            f"no {kind} device", "torch finds none on this machine",
+            f"no {kind} device",
+            "torch finds none on this machine",
             "use --device cpu, or --device auto for whatever there is",
-        )  # fmt: skip
+        )
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -85,8 +90,10 @@ class StopSignals:
         self.received: int | None = None
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._handle)
-                        for number in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -232,8 +239,10 @@ class Trainer:
         index, view = index.clone(), view.clone()
         held = [*self.network.state_dict().values(), self.sums, self.optimizer.found_inf]
         before = [tensor.clone() for tensor in held]
-        momenta = {p: {k: v.clone() for k, v in state.items() if v is not None}
-                   for p, state in self.optimizer.state.items()}  # fmt: skip
+        momenta = {
+            p: {k: v.clone() for k, v in state.items() if v is not None}
+            for p, state in self.optimizer.state.items()
+        }
 
         def restore() -> None:
             for tensor, value in zip(held, before, strict=True):
@@ -259,8 +268,10 @@ class Trainer:
                 self.step(index, view)
         except RuntimeError as error:  # a loss of the user's own may ask the device for a value
             reason = str(error).splitlines()[0]
-            print(f"warning: no CUDA graph of the step ({reason}); going on without, slower",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"warning: no CUDA graph of the step ({reason}); going on without, slower",
+                file=sys.stderr,
+            )
             restore()
             return self.step
 
@@ -276,7 +287,7 @@ class Trainer:
         self.network.eval()
         logits = []
         with torch.no_grad():
-            for chunk in images.split(EVALUATION_BATCH):
+            for chunk in images.split(self.device.evaluation_batch):
                 if stop:
                     stop.check()
                 with self.device.autocast():
@@ -306,9 +317,11 @@ def fit(
     Goes on from the run's checkpoint if it has one. Raises Interrupted on SIGINT or SIGTERM, and
     UserError on a non-finite loss or gradient; the run folder can then be resumed.
     """
-    print(f"{run.settings['name']}: {run.settings['arch']}, "
-          f"{run.settings['parameters']:,} parameters, "
-          f"{run.settings['multiply_adds'] / 1e6:.1f} M multiply-adds an image")  # fmt: skip
+    print(
+        f"{run.settings['name']}: {run.settings['arch']}, "
+        f"{run.settings['parameters']:,} parameters, "
+        f"{run.settings['multiply_adds'] / 1e6:.1f} M multiply-adds an image"
+    )
     print(f"{device.type} ({device.name}), {device.precision}; run folder {run.folder}")
     if run.complete:
         print("already complete: nothing to do")
@@ -316,8 +329,9 @@ def fit(
     if config.batch_size > len(data):
         raise UserError(
             f"--batch-size {config.batch_size} is larger than the training set",
-            f"it has {len(data)} images", "choose a smaller one",
-        )  # fmt: skip
+            f"it has {len(data)} images",
+            "choose a smaller one",
+        )
     trainer = Trainer(network, objective, data, config, device)
     rows: list[dict[str, Any]] = []
     best: dict[str, Any] = {"epoch": 0, "val_accuracy": -1.0}
@@ -344,21 +358,29 @@ def fit(
                 with _progress(steps, epoch, config.epochs) as progress:
                     sums, rate = trainer.train_epoch(index, view, epoch, stop, progress)
                 trained = time.perf_counter()
-                last = {"val_logits": trainer.evaluate(data.val_images, stop).cpu(),
-                        "test_logits": trainer.evaluate(data.test_images, stop).cpu()}  # fmt: skip
+                last = {
+                    "val_logits": trainer.evaluate(data.val_images, stop).cpu(),
+                    "test_logits": trainer.evaluate(data.test_images, stop).cpu(),
+                }
                 val_loss, val_accuracy = measure(last["val_logits"], data.val_labels.cpu())
                 test_loss, test_accuracy = measure(last["test_logits"], data.test_labels.cpu())
                 total, hard, soft, right = (value / len(data) for value in sums)
-                rows.append({
-                    "epoch": epoch, "lr": rate,
-                    "train_loss": total, "train_hard_loss": hard,
-                    "train_soft_loss": soft if trainer.has_soft_loss else None,
-                    "train_accuracy": 100 * right,
-                    "val_loss": val_loss, "val_accuracy": val_accuracy,
-                    "test_loss": test_loss, "test_accuracy": test_accuracy,
-                    "images_per_second": len(data) / (trained - started),
-                    "seconds": time.perf_counter() - started,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "epoch": epoch,
+                        "lr": rate,
+                        "train_loss": total,
+                        "train_hard_loss": hard,
+                        "train_soft_loss": soft if trainer.has_soft_loss else None,
+                        "train_accuracy": 100 * right,
+                        "val_loss": val_loss,
+                        "val_accuracy": val_accuracy,
+                        "test_loss": test_loss,
+                        "test_accuracy": test_accuracy,
+                        "images_per_second": len(data) / (trained - started),
+                        "seconds": time.perf_counter() - started,
+                    }
+                )
                 if improved := val_accuracy > best["val_accuracy"]:
                     weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
                     best = {"epoch": epoch, "val_accuracy": val_accuracy, "weights": weights}
@@ -369,8 +391,10 @@ def fit(
                     run.save_best(best["weights"], epoch, val_accuracy)
                 _print_epoch(rows[-1], config.epochs)
         except Interrupted:
-            print(f"\nstopped after epoch {len(rows)}; go on with\n  {run.resume_command}",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"\nstopped after epoch {len(rows)}; go on with\n  {run.resume_command}",
+                file=sys.stderr,
+            )
             raise
     summary = summarise(rows, best)
     run.finish(
@@ -383,11 +407,13 @@ def fit(
         },
         summary,
     )
-    print(f"test accuracy: {summary['test_accuracy_selected']:.2f} % at epoch "
-          f"{summary['best_epoch']}, chosen on held-out images\n"
-          f"               {summary['test_accuracy_last']:.2f} % at the last epoch\n"
-          f"               {summary['test_accuracy_best_epoch']:.2f} % at epoch "
-          f"{summary['test_best_epoch']}, chosen on the test images themselves")  # fmt: skip
+    print(
+        f"test accuracy: {summary['test_accuracy_selected']:.2f} % at epoch "
+        f"{summary['best_epoch']}, chosen on held-out images\n"
+        f"               {summary['test_accuracy_last']:.2f} % at the last epoch\n"
+        f"               {summary['test_accuracy_best_epoch']:.2f} % at epoch "
+        f"{summary['test_best_epoch']}, chosen on the test images themselves"
+    )
 
 
 def _checkpoint(trainer: Trainer, rows: list, best: dict, last: dict, run: Run) -> dict[str, Any]:
@@ -425,14 +451,21 @@ def summarise(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any
 
 def _progress(steps: int, epoch: int, epochs: int) -> tqdm:
     return tqdm(
-        total=steps, desc=f"epoch {epoch}/{epochs}", unit="step", leave=False,
-        disable=not sys.stderr.isatty(), dynamic_ncols=True,
-    )  # fmt: skip
+        total=steps,
+        desc=f"epoch {epoch}/{epochs}",
+        unit="step",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )
 
 
 def _print_epoch(row: dict[str, Any], epochs: int) -> None:
     soft = row["train_soft_loss"]
     parts = "" if soft is None else f" (hard {row['train_hard_loss']:.3f}, soft {soft:.3f})"
-    print(f"{row['epoch']:3d}/{epochs} train {row['train_loss']:.3f}{parts} "
-          f"{row['train_accuracy']:.2f} %  held-out {row['val_accuracy']:.2f} %  "
-          f"test {row['test_accuracy']:.2f} %  {row['seconds']:.1f} s", flush=True)  # fmt: skip
+    print(
+        f"{row['epoch']:3d}/{epochs} train {row['train_loss']:.3f}{parts} "
+        f"{row['train_accuracy']:.2f} %  held-out {row['val_accuracy']:.2f} %  "
+        f"test {row['test_accuracy']:.2f} %  {row['seconds']:.1f} s",
+        flush=True,
+    )

@@ -1,0 +1,130 @@
+"""What the tests share: a tiny data set in the real one's format, and quick configurations."""
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import common.data
+from common.batches import Dataset, Views
+from common.config import BaselineConfig
+from common.train import choose_device
+
+ROOT = Path(__file__).resolve().parent.parent
+CHILD = ROOT / "tests" / "child.py"
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    content = header + array.tobytes()
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+
+
+def make_tiny(folder: Path) -> dict[str, str]:
+    """Ten classes of bright bars in noise, 260 training and 60 test images; returns digests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    digests = {}
+    for part, size in (("train", 260), ("t10k", 60)):
+        labels = (np.arange(size) % 10).astype(np.uint8)
+        images = generator.integers(0, 120, (size, 28, 28), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 4 : 2 * label + 7] = 255
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            name = f"{part}-{kind}-ubyte"
+            write_idx(folder / f"{name}.gz", array)
+            content = gzip.decompress((folder / f"{name}.gz").read_bytes())
+            digests[name] = hashlib.sha256(content).hexdigest()
+    return digests
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A folder with the tiny data set; its digests lie beside it for `child.py`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    digests = make_tiny(folder)
+    (folder / "digests.json").write_text(json.dumps(digests))
+    return folder
+
+
+@pytest.fixture
+def tiny_data(tiny, monkeypatch) -> Path:
+    """The tiny data set, its digests pinned in this process."""
+    monkeypatch.setattr(common.data, "DIGESTS", json.loads((tiny / "digests.json").read_text()))
+    return tiny
+
+
+@pytest.fixture
+def dataset(tiny_data) -> Dataset:
+    return Dataset(common.data.load(tiny_data), Views(1, True), "cpu")
+
+
+def quick_config(kind=BaselineConfig, **changes):
+    """A configuration for the tiny data set, in float32."""
+    arguments = {"epochs": 2, "batch_size": 32, "device": "cpu", "precision": "float32", **changes}
+    words = []
+    for key, value in arguments.items():
+        flag = "--" + key.replace("_", "-")
+        words += [flag] if value is True else [flag, str(value)]
+    return kind.parse("", words)
+
+
+@pytest.fixture
+def device():
+    return choose_device(quick_config())
+
+
+def run_script(
+    script: str,
+    *arguments: object,
+    tiny: Path | None = None,
+    child: Path = CHILD,
+    check: int | None = 0,
+    **environment: str,
+) -> subprocess.CompletedProcess:
+    """Run a script as a user would, on the tiny data set if given; assert its exit code."""
+    words = [str(ROOT / script), *map(str, arguments)]
+    if tiny is not None:
+        words = [str(child), str(tiny), *words]
+        if "--data-dir" not in words:
+            words += ["--data-dir", str(tiny)]
+    done = subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    if check is not None:
+        assert done.returncode == check, done.stdout + done.stderr
+    return done
+
+
+def only_line(done: subprocess.CompletedProcess) -> str:
+    """The one line that a failed script may leave on stderr."""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+def equal(a: object, b: object) -> bool:
+    """Deep equality, bit for bit in tensors and arrays."""
+    if isinstance(a, torch.Tensor | np.ndarray):
+        return (
+            type(a) is type(b)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and bool((a == b).all())
+        )
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b

@@ -1,0 +1,60 @@
+import numpy as np
+import torch
+
+from common.batches import Dataset, Views
+from common.data import load
+
+
+def test_views_are_shifts_and_mirrors():
+    image = torch.arange(28 * 28).remainder(251).to(torch.uint8).reshape(1, 28, 28)
+    views = Views(padding=1, flip=True)
+    assert views.count == 18
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1))
+    cut = views.cut(padded, torch.zeros(18, dtype=torch.long), torch.arange(18))
+    for view in range(18):
+        shift, mirrored = divmod(view, 2)
+        dy, dx = divmod(shift, 3)
+        expected = padded[0, dy : dy + 28, dx : dx + 28]
+        expected = expected.flip(1) if mirrored else expected
+        assert torch.equal(cut[view, 0], expected), view
+
+
+def test_augmentation_can_be_switched_off(tiny_data):
+    arrays = load(tiny_data)
+    data = Dataset(arrays, Views(padding=0, flip=False), "cpu")
+    assert data.views.count == 1
+    index, view = data.epoch(seed=0, epoch=1)
+    batch = data.batch(index[:8], view[:8])
+    assert batch.images.shape == (8, 1, 28, 28) and batch.images.dtype == torch.uint8
+    kept = {image.tobytes() for image in arrays.train_images}
+    assert all(image.numpy().tobytes() in kept for image in batch.images)
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch(dataset):
+    index, view = dataset.epoch(3, 5)
+    torch.rand(7)  # the global generator does not matter
+    again = dataset.epoch(3, 5)
+    assert torch.equal(index, again[0]) and torch.equal(view, again[1])
+    assert sorted(index.tolist()) == list(range(len(dataset)))
+    for other in (dataset.epoch(3, 6), dataset.epoch(4, 5)):
+        assert not torch.equal(index, other[0]) and not torch.equal(view, other[1])
+    assert set(view.tolist()) == set(range(18))
+
+
+def test_batches_have_the_labels_of_their_images(dataset):
+    index, view = dataset.epoch(0, 1)
+    batch = dataset.batch(index, view)
+    assert torch.equal(batch.labels, dataset.train_labels[index])
+    rows = batch.images[:, 0].float().mean(2).numpy()  # the bar's place tells the class
+    bar = np.array([np.convolve(row, np.ones(3), "valid").argmax() for row in rows])
+    shift = (view // 2 // 3).numpy() - 1  # the crop starts so many rows further down
+    assert ((bar + shift - 4) / 2 == batch.labels.numpy()).all()
+
+
+def test_held_out_and_test_images_are_not_trained_on(tiny_data, dataset):
+    arrays = load(tiny_data)
+    train = {image[1:-1, 1:-1].numpy().tobytes() for image in dataset.train_images}
+    assert len(dataset) == 240 and len(dataset.val_labels) == 20
+    for images in (dataset.val_images, dataset.test_images):
+        assert not any(image[0].numpy().tobytes() in train for image in images)
+    assert len(arrays.train_labels) == 260
