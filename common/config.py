@@ -17,6 +17,11 @@ from common.errors import UserError
 
 RUNS_DIR = Path(__file__).resolve().parent.parent / "runs"
 RESULTS_DIR = RUNS_DIR.parent / "results"
+# Columns of log.csv; accuracies are in percent, train_soft_loss is empty without a teacher.
+LOG_COLUMNS = (
+    "epoch", "lr", "train_loss", "train_hard_loss", "train_soft_loss", "train_accuracy",
+    "val_loss", "val_accuracy", "test_loss", "test_accuracy", "images_per_second", "seconds",
+)  # fmt: skip
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
 
 # Baseline and student both take "small-cnn": they differ in the loss and in nothing else.

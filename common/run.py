@@ -25,14 +25,10 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from common.config import RESULTS_DIR, RUNS_DIR, Config, StudentConfig
+from common.config import LOG_COLUMNS, RESULTS_DIR, RUNS_DIR, Config, StudentConfig
 from common.errors import UserError
 from common.models import NETWORKS, build, count_multiply_adds, count_parameters
 
-LOG_COLUMNS = (
-    "epoch", "lr", "train_loss", "train_hard_loss", "train_soft_loss", "train_accuracy",
-    "val_loss", "val_accuracy", "test_loss", "test_accuracy", "images_per_second", "seconds",
-)  # fmt: skip
 FILES = (
     "config.json",
     "log.csv",
