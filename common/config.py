@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -69,7 +70,8 @@ def _number(kind: type, rule: str, holds: Callable[[Any], bool]) -> Callable[[st
     return parse
 
 
-positive_int = _number(int, "a whole number above 0", lambda v: v > 0)
+# Epochs beyond would share their order with another seed's; see Dataset.epoch.
+positive_int = _number(int, "a whole number from 1 to 1,000,000", lambda v: 1 <= v <= 1_000_000)
 # Beyond 2**31 the seeds of different epochs would leave torch's 64-bit range.
 natural = _number(int, "a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)
 positive = _number(float, "a finite number above 0", lambda v: v > 0)
@@ -85,6 +87,17 @@ margin = _number(int, "a whole number from 0 to 14", lambda v: 0 <= v <= 14)
 def path(text: str) -> str:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a path")
+    return text
+
+
+def folder(text: str) -> str:
+    """A path at which there is a folder, or can be one."""
+    whole = Path(path(text))
+    for part in (whole, *whole.parents):
+        if os.path.lexists(part):
+            if not os.path.isdir(part):
+                raise argparse.ArgumentTypeError(f"{str(part)!r} is not a folder")
+            break
     return text
 
 
@@ -135,7 +148,7 @@ class Config:
     data_dir: str | None = setting(
         path, "folder that holds Fashion-MNIST (default: found or fetched)"
     )
-    out: str | None = setting(path, "run folder (default: runs/RECIPE/NAME/seed-SEED)")
+    out: str | None = setting(folder, "run folder (default: runs/RECIPE/NAME/seed-SEED)")
     device: str = setting(one_of("auto", "cuda", "mps", "cpu"), "where to train", "auto")
     precision: str = setting(
         one_of("auto", "float32", "bfloat16"),

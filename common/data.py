@@ -88,7 +88,7 @@ def load(data_dir: str | Path | None = None, fetch: bool = True) -> Arrays:
 
 def _file(folder: Path, name: str) -> Path | None:
     candidates = (folder / name, folder / f"{name}.gz")
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def _first_with_files(roots: list[Path]) -> Path | None:
@@ -147,6 +147,8 @@ def _fetch() -> Path:
         with FileLock(DATA_DIR / ".lock"):
             if found := _first_with_files([DATA_DIR]):  # another process was faster
                 return found
+            for leftover in DATA_DIR.glob(".fetch-*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
             print(f"fetching Fashion-MNIST (30 MB) into {target}", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=DATA_DIR) as scratch:
                 raw, failures = _download(Path(scratch))
@@ -181,7 +183,10 @@ def _download(scratch: Path) -> tuple[Path | None, list[str]]:
     failures = []
     for source in (_from_torchvision, _from_debian):
         try:
-            return source(scratch), []
+            raw = source(scratch)
+            if missing := [name for name in DIGESTS if not _file(raw, name)]:
+                raise RuntimeError(f"it lacks {', '.join(missing)}")
+            return raw, []
         except Exception as error:  # whatever a source fails with, the next one is tried
             failures.append(f"{source.__name__.removeprefix('_from_')}: {str(error).strip()}")
     return None, failures

@@ -1,6 +1,10 @@
 """Failures as one line on stderr: what happened, why, and what to do about it."""
 
+import io
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -17,7 +21,7 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM arrived; everything up to the last finished epoch is on disk."""
 
     def __init__(self, signal_number: int):
@@ -26,26 +30,41 @@ class Interrupted(Exception):
 
 
 def script(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main`; print a failure as one line, or as a traceback with `--debug`."""
-    debug = "--debug" in sys.argv[1:]
+    """Run a script's `main`; print a failure as one line, after its traceback with `--debug`.
+
+    Exit codes: 0, 1 and 2 as in UserError, 130 after SIGINT, 143 after SIGTERM, 141 when the
+    reader of the output went away (`| head`).
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(main() or 0)
+        status = main() or 0
+        sys.stdout.flush()  # what it fails with is reported here, and not at exit
     except Interrupted as stop:
-        sys.exit(stop.exit_code)
+        status = stop.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        status = 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): say nothing more to it, at exit neither.
-        sys.stdout = sys.stderr
-        sys.exit(141)
-    except UserError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        status = 128 + signal.SIGPIPE
     except Exception as error:
-        if debug:
-            raise
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"error: unexpected failure; {text}; add --debug for the traceback", file=sys.stderr)
-        sys.exit(1)
+        if "--debug" in sys.argv[1:]:
+            traceback.print_exc()
+        if isinstance(error, UserError):
+            status, text = error.exit_code, str(error)
+        else:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            status, text = 1, f"unexpected failure; {text}; add --debug for the traceback"
+        print(f"error: {text}", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    try:
+        sys.stdout.flush()
+    except OSError:  # the interpreter would try again at exit, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    """SIGTERM as SIGINT is: temporary files are removed on the way out."""
+    raise Interrupted(number)

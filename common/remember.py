@@ -46,14 +46,14 @@ class RememberedLogits:
             self.table = self._read()
 
     def _read(self) -> Tensor:
+        shape = (self.data.views.count, len(self.data), 10)
         if self.path:
             with contextlib.suppress(OSError, ValueError):  # absent or damaged: computed again
                 content = load(self.path)
-                if content.get("key") == self.key:
-                    return content["table"].to(self.device.type)
-        return torch.full((self.data.views.count, len(self.data), 10), torch.nan).to(
-            self.device.type
-        )
+                table = content.get("table")
+                if content.get("key") == self.key and getattr(table, "shape", None) == shape:
+                    return table.to(self.device.type)
+        return torch.full(shape, torch.nan).to(self.device.type)
 
     def _compute(self, index: Tensor, view: Tensor) -> Tensor:
         images = self.data.batch(index, view).images

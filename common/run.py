@@ -1,7 +1,7 @@
 """The run folder: config, log, checkpoints, predictions, summary, and the lock on them.
 
 Whatever is in a run folder is complete: files are written beside their place, flushed, synced and
-renamed. The checkpoint is the truth; log.csv and best.pt are rewritten from it.
+renamed. The checkpoint is the truth; config.json, log.csv and best.pt are rewritten from it.
 """
 
 import contextlib
@@ -10,7 +10,9 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import platform
+import secrets
 import shlex
 import socket
 import subprocess
@@ -29,20 +31,23 @@ from common.config import LOG_COLUMNS, RESULTS_DIR, RUNS_DIR, Config, StudentCon
 from common.errors import UserError
 from common.models import NETWORKS, build, count_multiply_adds, count_parameters
 
+# In the order in which --overwrite removes them: stopped halfway, it leaves either a checkpoint
+# of the old run, from which all the others can be made again, or nothing.
 FILES = (
-    "config.json",
+    "summary.json",
+    "predictions.npz",
+    "best.pt",
     "log.csv",
+    "config.json",
     "last.pt",
     "previous.pt",
-    "best.pt",
-    "predictions.npz",
-    "summary.json",
 )
+CHECKPOINT = {"epoch", "network", "optimizer", "rows", "best", "last", "generators", "config"}
 
 # What a resumed run may have otherwise than the run that it goes on with, in silence: where
 # files are and what is shown; and with a warning, because the bits may then differ.
-FREE = {"data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit", "deterministic"}
-WARNED = {"device", "device_name", "threads", "versions", "processes"}
+FREE = {"data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit"}
+WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
 
 
 def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
@@ -51,7 +56,8 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
     On failure the temporary file is removed and what stood at `path` is still there. Raises
     UserError (exit code 1) when the disk refuses.
     """
-    scratch = path.with_name(f".{path.name}.tmp")
+    # A name of its own: two students may leave their teacher's logits in one place at once.
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         try:
             with open(scratch, "wb") as file:
@@ -64,11 +70,10 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
             with contextlib.suppress(OSError):
                 scratch.unlink(missing_ok=True)
             raise
-    except (OSError, RuntimeError) as error:  # torch.save turns a failed write into RuntimeError
-        cause = error if isinstance(error, OSError) else error.__context__ or error
+    except OSError as error:
         raise UserError(
             f"cannot write {path}",
-            str(cause),
+            str(error),
             "make room or correct the permissions, then go on with --resume; "
             "what was there before is untouched",
             exit_code=1,
@@ -104,10 +109,23 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise
+    except pickle.UnpicklingError as error:  # torch's own message says how to run the pickle
+        raise ValueError("it holds more than tensors and plain values, or is damaged") from error
     except Exception as error:  # zip, pickle and torch each have their own ways to fail
         raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
     if not isinstance(content, dict):
         raise ValueError("it is not one of our checkpoints")
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError, or ValueError if it holds no such thing."""
+    try:
+        content = json.loads(path.read_text())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("it holds no settings")
     return content
 
 
@@ -130,7 +148,7 @@ def find_teacher(config: StudentConfig) -> Path:
     """
     if config.teacher is not None:
         path = Path(config.teacher)
-        return path / "best.pt" if path.is_dir() else path
+        return path / "best.pt" if os.path.isdir(path) else path
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
     for folder in (own, published / own.name, *sorted(published.glob("seed-*"))):
@@ -153,6 +171,8 @@ def read_teacher(path: Path) -> Teacher:
         if not {"arch", "role", "weights"} <= content.keys():
             raise ValueError("it is not the best.pt of a run")
         arch, role, weights = content["arch"], content["role"], content["weights"]
+        if not isinstance(arch, str) or not isinstance(weights, dict):
+            raise ValueError("it is not the best.pt of a run")
         if role != "teacher":
             raise ValueError(f"it is the checkpoint of a {role}")
         if arch not in NETWORKS:
@@ -162,6 +182,8 @@ def read_teacher(path: Path) -> Teacher:
         if weights.keys() != expected.keys():
             raise ValueError(f"its weights are not those of a {arch}")
         for key, value in expected.items():
+            if not isinstance(weights[key], torch.Tensor):
+                raise ValueError(f"its {key} is not a tensor")
             if weights[key].shape != value.shape:
                 raise ValueError(
                     f"its {key} has shape {tuple(weights[key].shape)}, a {arch} for "
@@ -191,19 +213,17 @@ class Run:
         self.folder = folder
         self.settings = asdict(config) | facts
         self.checkpoint: dict[str, Any] | None = None
+        self._last_is_damaged = False
+        self._lock = FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / ".lock")
             self._claim()
+            self._open(config)
         except OSError as error:
+            self.close()
             raise UserError(
                 f"cannot use {folder} as a run folder", str(error), "choose another with --out"
             ) from error
-        try:
-            for leftover in self.folder.glob(".*.tmp"):
-                leftover.unlink()
-            self._probe()
-            self._open(config)
         except BaseException:
             self.close()
             raise
@@ -225,10 +245,12 @@ class Run:
 
     def _probe(self) -> None:
         """Find out before training whether a checkpoint can be written here."""
+        # Weights, momenta and best weights of 4 bytes a parameter, and logits.
+        size = 12 * self.settings.get("parameters", 0) + (1 << 20)
         try:
             scratch = self.folder / ".probe.tmp"
             with open(scratch, "wb") as file:
-                file.write(bytes(1 << 20))
+                file.write(bytes(size))
                 file.flush()
                 os.fsync(file.fileno())
             scratch.unlink()
@@ -241,41 +263,52 @@ class Run:
 
     def _open(self, config: Config) -> None:
         present = [name for name in FILES if (self.folder / name).exists()]
-        if config.overwrite:
-            for name in present:
-                (self.folder / name).unlink()
-        elif present and not config.resume:
+        if present and not config.resume and not config.overwrite:
             state = "a finished" if self.complete else "an unfinished"
             raise UserError(
                 f"{self.folder} holds {state} run",
                 "a run is never overwritten in silence",
                 "add --resume to go on with it, --overwrite to replace it, or choose another --out",
             )
-        elif present:
-            self._resume()
+        if config.resume and present:
+            self._resume(present)
+            if self.complete:
+                return
+        for name in ("probe", "logits-", *FILES):  # of a process that was killed
+            for leftover in self.folder.glob(f".{name}*.tmp"):
+                leftover.unlink(missing_ok=True)
+        self._probe()
+        if config.overwrite:
+            for name in present:
+                (self.folder / name).unlink()
 
-    def _resume(self) -> None:
-        path = self.folder / "config.json"
-        try:
-            before = json.loads(path.read_text())
-            if not isinstance(before, dict):
-                raise ValueError("it holds no settings")
-        except FileNotFoundError:
-            before = None
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"cannot read {path}", str(error), "add --overwrite to start again"
-            ) from error
-        if before is not None:
-            self._compare(before)
+    def _resume(self, present: Sequence[str]) -> None:
         if not self.complete:
             self.checkpoint = self._last_good_checkpoint()
-        if before is None and (self.checkpoint or self.complete):
+        if self.checkpoint:
+            recorded = self.checkpoint["config"]
+            self._compare(recorded)
+            self.settings = recorded
+            with contextlib.suppress(OSError, ValueError):
+                if _read_json(self.folder / "config.json") == recorded:
+                    return
+            self.save_config()
+            return
+        made_from_checkpoint = [name for name in present if name != "config.json"]
+        if made_from_checkpoint and not self.complete:
             raise UserError(
-                f"{path} is missing",
-                "what the run was made with cannot be known",
-                "put it back, or add --overwrite to start again",
+                f"no checkpoint in {self.folder}",
+                f"it holds {', '.join(made_from_checkpoint)} of a run, but no last.pt to go on from",
+                "put last.pt back, add --overwrite for --resume, or choose another --out",
             )
+        try:
+            self._compare(_read_json(self.folder / "config.json"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot read {self.folder / 'config.json'}, so what the run was made with",
+                str(error),
+                "put it back, or use --overwrite for --resume to start again",
+            ) from error
 
     def _compare(self, before: dict[str, Any]) -> None:
         """Refuse to go on with a run of other settings."""
@@ -311,7 +344,9 @@ class Run:
             path = self.folder / name
             try:
                 checkpoint = load(path)
-                if not {"epoch", "network", "optimizer", "rows"} <= checkpoint.keys():
+                if not checkpoint.keys() >= CHECKPOINT or not isinstance(
+                    checkpoint["config"], dict
+                ):
                     raise ValueError("it is not a checkpoint of a run")
             except FileNotFoundError:
                 continue
@@ -319,6 +354,7 @@ class Run:
                 damage.append(f"{path} cannot be loaded ({error})")
                 continue
             if damage:
+                self._last_is_damaged = True
                 print(
                     f"warning: {damage[0]}; going on from {path}, epoch {checkpoint['epoch']}",
                     file=sys.stderr,
@@ -334,13 +370,17 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        return (self.folder / "summary.json").exists()
+        """Whether there is a summary, which is written last, and is one."""
+        try:
+            return "epochs" in _read_json(self.folder / "summary.json")
+        except (OSError, ValueError):
+            return False
 
     @property
     def resume_command(self) -> str:
         """The command line that goes on with this run, in the terms it was started with."""
         given = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
-        return shlex.join(["python", *given, "--resume"])
+        return shlex.join([sys.orig_argv[0], *given, "--resume"])
 
     def save_config(self) -> None:
         text = json.dumps(self.settings, indent=2) + "\n"
@@ -355,10 +395,12 @@ class Run:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(self.folder / "last.pt", self.folder / "previous.pt")
+            if not self._last_is_damaged:  # else previous.pt is all there is
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(self.folder / "last.pt", self.folder / "previous.pt")
 
         write_atomically(self.folder / "last.pt", write)
+        self._last_is_damaged = False
 
     def save_log(self, rows: Sequence[dict[str, Any]]) -> None:
         def write(file: Any) -> None:
@@ -383,13 +425,15 @@ class Run:
             self.folder / "predictions.npz",
             lambda file: np.savez_compressed(file, allow_pickle=False, **predictions),
         )
+        summary = summary | {"weights_sha256": file_digest(self.folder / "best.pt")}
         text = json.dumps(summary, indent=2) + "\n"
         write_atomically(self.folder / "summary.json", lambda file: file.write(text.encode()))
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            (self.folder / ".holder").unlink(missing_ok=True)
-        self._lock.release()
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):
+                (self.folder / ".holder").unlink(missing_ok=True)
+            self._lock.release()
 
 
 @contextlib.contextmanager
@@ -427,7 +471,7 @@ def describe(
         "git_commit": commit,
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
     }

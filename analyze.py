@@ -1,0 +1,513 @@
+"""Compare the runs: results table, curves, errors class by class, the notes' claims.
+
+  python analyze.py                          runs/ if it has finished runs, else
+                                             the published ones in results/
+  python analyze.py --runs results/best --out /tmp/report
+
+Reads run folders and trains nothing. Leaves results.csv, claims.csv,
+report.html, report.md and figures/ in the output folder. A folder
+NAME/seed-K with a run of a method of your own becomes a row of its own.
+
+Exit code 1 if a run is missing, unfinished or damaged (the rest is reported),
+2 if there is none.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common import claims, plots, stats
+from common.claims import Trio, Verdict
+from common.compare import Comparison, agreement_table, gap_recovered
+from common.config import RESULTS_DIR, RUNS_DIR, Parser
+from common.data import CLASSES, load
+from common.errors import UserError, script
+from common.page import (
+    Block,
+    Heading,
+    Picture,
+    Table,
+    Text,
+    markdown_table,
+    to_bytes,
+    to_html,
+    to_markdown,
+)
+from common.records import read_all
+from common.stats import Estimate
+
+TITLE = "Distillation on Fashion-MNIST"
+DASH = "–"  # where there is nothing to show
+README_MARKS = ("<!-- results, written by analyze.py -->", "<!-- end of results -->")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="folder with runs, at any depth")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", default="report", help="report folder (default: report)"
+    )
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="write table and picture between its marks"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    args = parser.parse_args(argv)
+
+    root = args.runs or (RUNS_DIR if any(RUNS_DIR.rglob("summary.json")) else RESULTS_DIR)
+    records, problems = read_all(root)
+    comparison = Comparison(records)
+    problems += comparison.missing()
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    if not comparison.groups:
+        raise UserError(
+            f"no finished run in {root}",
+            "there is nothing to report",
+            "run `make reproduce`, or name another folder with --runs",
+        )
+    verdicts = {
+        (trio.recipe, trio.experiment): claims.judge(trio) for trio in comparison.experiments()
+    }
+    table = comparison.table()
+    try:
+        write_report(args.out, comparison, table, verdicts, problems)
+        if args.readme:
+            write_readme(args.readme, comparison, table, verdicts)
+    except OSError as error:
+        raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
+
+    print(f"runs in {root}")
+    for recipe in comparison.recipes:
+        print(f"\nrecipe {recipe}, accuracies in %\n{terminal_table(table, recipe)}")
+    for trio in comparison.experiments():
+        print(f"\n{headline(trio)}")
+    print(f"\nreport: {args.out / 'report.html'}")
+    return 1 if problems else 0
+
+
+# ---------------------------------------------------------------- words and tables
+
+
+def signed(estimate: Estimate, digits: int = 2) -> str:
+    """A difference with its interval."""
+    if np.isnan(estimate.value):
+        return DASH
+    value = f"{estimate.value:+.{digits}f}"
+    if np.isnan(estimate.low):
+        return value
+    return f"{value} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
+
+
+def plus_minus(mean: float, std: float) -> str:
+    return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f} ± {std:.2f}"
+
+
+def number(value: float, digits: int = 2) -> str:
+    return DASH if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def p_value(p: float) -> str:
+    return DASH if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def headline(trio: Trio) -> str:
+    """One sentence: what distillation gained, and how sure that is."""
+    delta = claims.gain(trio)
+    count = len(trio.students)
+    means = [
+        np.mean([100 * run.right.mean() for run in runs])
+        for runs in (trio.teachers, trio.baselines, trio.students)
+    ]
+    certainty = (
+        f"95 % interval {delta.low:+.2f} to {delta.high:+.2f}, "
+        f"{f'{count} seeds' if count > 1 else 'one seed, by bootstrap over the test images'}"
+    )
+    effect = (
+        "gains" if delta.low > 0 else "loses" if delta.high < 0 else "makes no certain difference:"
+    )
+    change = f"{delta.value:+.2f}" if effect.endswith(":") else f"{abs(delta.value):.2f}"
+    sentence = (
+        f"Experiment {trio.experiment}, recipe {trio.recipe}: distillation {effect} {change} "
+        f"points of test accuracy ({certainty}): student {means[2]:.2f} %, baseline "
+        f"{means[1]:.2f} %, teacher {means[0]:.2f} %"
+    )
+    if not (gap := gap_recovered(trio)):
+        return sentence + "; the teacher is no better than the baseline."
+    return sentence + f"; {100 * gap.value:.0f} % of the gap to the teacher."
+
+
+def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
+    """The table as it is shown, a row a network, the notes' figure in the last column."""
+    return [
+        {
+            "network": row.name_,
+            "parameters": f"{row.parameters / 1000:,.1f} K",
+            "seeds": str(row.seeds),
+            "train": number(row.train_accuracy),
+            "test": plus_minus(row.test_selected, row.test_selected_std),
+            "last epoch": plus_minus(row.test_last, row.test_last_std),
+            "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
+            "gain on baseline": signed(Estimate(row.delta, row.delta_low, row.delta_high)),
+            "notes": number(plots.NOTES.get(row.name_, (np.nan,))[0]),
+        }
+        for row in table[table["recipe"] == recipe].rename(columns={"name": "name_"}).itertuples()
+    ]
+
+
+COLUMNS_EXPLAINED = (
+    "Accuracies in percent, mean ± sample deviation over the seeds. test: at the epoch chosen on "
+    "the held-out images; best test epoch: the notes' way, chosen on the test images themselves, "
+    "and so too high; notes: their published figure, chosen that way. Gain: student − baseline "
+    "in points at the epoch chosen on held-out images, paired by seed, with its 95 % interval "
+    "(Student's t; with one seed a bootstrap over the test images)."
+)
+
+
+def terminal_table(table: pd.DataFrame, recipe: str) -> str:
+    """In 80 columns."""
+    short = {
+        "network": "network", "seeds": "n", "train": "train", "test": "test", "last epoch": "last",
+        "best test epoch": "best epoch", "notes": "notes", "gain on baseline": "gain [95 %]",
+    }  # fmt: skip
+    rows = [list(short.values())] + [
+        [row[key].replace(" ± ", "±") for key in short] for row in results_rows(table, recipe)
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        " ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def describe_part(part: claims.Part) -> str:
+    return f"{part.statistic}: {signed(part.estimate)}"
+
+
+def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame:
+    """claims.csv: a row a statistic; a claim of two parts has two rows with one verdict."""
+    return pd.DataFrame(
+        [
+            {
+                "claim": verdict.claim,
+                "recipe": recipe,
+                "experiment": experiment,
+                "statistic": part.statistic,
+                "value": part.estimate.value,
+                "low": part.estimate.low,
+                "high": part.estimate.high,
+                "verdict": verdict.word,
+            }
+            for (recipe, experiment), each in verdicts.items()
+            for verdict in each
+            for part in verdict.parts
+        ],
+        columns=["claim", "recipe", "experiment", "statistic", "value", "low", "high", "verdict"],
+    )
+
+
+# ---------------------------------------------------------------- the page
+
+
+def blocks(
+    comparison: Comparison,
+    table: pd.DataFrame,
+    verdicts: dict[tuple[str, int], list[Verdict]],
+    problems: Sequence[str],
+) -> Iterator[Block]:
+    trios = comparison.experiments()
+    for trio in trios:
+        yield Text(headline(trio), strong=True)
+    if problems:
+        yield Table("Missing or left out", ["what"], [[problem] for problem in problems])
+    yield Heading("Results")
+    yield Text(COLUMNS_EXPLAINED)
+    for recipe in comparison.recipes:
+        rows = results_rows(table, recipe)
+        yield Table(f"Recipe {recipe}", list(rows[0]), [list(row.values()) for row in rows])
+        yield Text(what_choosing_adds(table, recipe))
+    yield Heading("The notes' claims")
+    yield from claims_blocks(verdicts)
+    for recipe in comparison.recipes:
+        groups = comparison.of(recipe)
+        yield Heading(f"Curves, recipe {recipe}")
+        yield Picture.of(
+            f"curves-{recipe}",
+            plots.curves(recipe, groups),
+            f"Training loss, its hard and soft parts, and accuracies by epoch, recipe {recipe}.",
+        )
+        yield Picture.of(
+            f"seeds-{recipe}",
+            plots.seeds(recipe, groups),
+            f"Test accuracy of every seed at the epoch chosen on held-out images, {recipe}.",
+        )
+        yield Picture.of(
+            f"cost-{recipe}",
+            plots.cost(recipe, groups),
+            f"Test accuracy against parameters and multiply-adds, recipe {recipe}.",
+        )
+    for trio in trios:
+        yield Heading(f"Where they differ: experiment {trio.experiment}, recipe {trio.recipe}")
+        yield from difference_blocks(trio)
+    yield Heading("Calibration and fidelity")
+    yield from calibration_blocks(comparison, table)
+    yield Heading("How the runs were made")
+    yield runs_table(comparison)
+
+
+def what_choosing_adds(table: pd.DataFrame, recipe: str) -> str:
+    rows = table[table["recipe"] == recipe]
+    words = [
+        f"{row.test_best_epoch - row.test_selected:.2f} points to {name}"
+        for name, row in rows.set_index("name").iterrows()
+    ]
+    return f"Choosing the epoch on the test images adds {', '.join(words)}."
+
+
+def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Block]:
+    if not verdicts:
+        yield Text("No experiment is whole yet: a teacher, a baseline and a student are needed.")
+        return
+    yield Text(
+        "Each claim is one test, fixed before the results were looked at. Supported or "
+        "contradicted: p < 0.05 after Holm's adjustment for the claims of one experiment; "
+        "undecided: not at this number of seeds. Student and baseline are paired by seed. What "
+        "only curves can tell needs more than one seed."
+    )
+    shown = {
+        f"{recipe}, experiment {experiment}": {verdict.claim: verdict for verdict in each}
+        for (recipe, experiment), each in verdicts.items()
+    }
+    yield Table(
+        "Verdicts",
+        ["claim", "what the notes say", *shown],
+        [
+            [claim, text, *(each[claim].word for each in shown.values())]
+            for claim, (text, _, _) in claims.CLAIMS.items()
+        ],
+    )
+    for claim, (text, how, _) in claims.CLAIMS.items():
+        yield Heading(f"{claim}: {text}", 3)
+        yield Text(how)
+        yield Table(
+            f"{claim}, measured",
+            ["recipe and experiment", "statistic, value [95 % interval]", "adjusted p", "verdict"],
+            [
+                [
+                    key,
+                    "; ".join(map(describe_part, each[claim].parts)),
+                    p_value(each[claim].p),
+                    each[claim].word,
+                ]
+                for key, each in shown.items()
+            ],
+        )
+
+
+def difference_blocks(trio: Trio) -> Iterator[Block]:
+    suffix = f"{trio.recipe}-{trio.experiment}"
+    change = pd.DataFrame(
+        [claims.class_error_change(trio, label) for label in range(len(CLASSES))],
+        columns=Estimate._fields,
+    )
+    yield Picture.of(
+        f"class-errors-{suffix}",
+        plots.class_errors(trio, change),
+        "Errors class by class for teacher, baseline and student, and the change from baseline "
+        "to student with 95 % intervals.",
+    )
+    yield Picture.of(
+        f"confusions-{suffix}",
+        plots.confusions(trio),
+        "Confusion matrices of teacher, baseline and student, and student minus baseline.",
+    )
+    kinds = agreement_table(trio)
+    total = sum(count for *_, count in kinds)
+
+    def mark(right: bool) -> str:
+        return "right" if right else "wrong"
+
+    meaning = {
+        (True, False, True): "learned from the teacher, it seems",
+        (False, True, False): "taken over from the teacher, it seems",
+        (True, True, False): "lost for no such reason",
+        (False, False, True): "found without the teacher",
+    }
+    yield Table(
+        "Test images by who is right, seeds summed",
+        ["teacher", "baseline", "student", "images", "share", ""],
+        [
+            [*map(mark, kind), f"{count:,}", f"{100 * count / total:.2f} %", meaning.get(kind, "")]
+            for *kind_, count in kinds
+            for kind in [tuple(kind_)]
+        ],
+    )
+    yield Table(
+        "Student against baseline, seed by seed",
+        ["seed", "baseline", "student", "McNemar's exact p"],
+        [
+            [
+                str(base.seed),
+                f"{100 * base.right.mean():.2f}",
+                f"{100 * student.right.mean():.2f}",
+                p_value(stats.mcnemar(base.right, student.right)),
+            ]
+            for base, student in trio.pairs()
+        ],
+    )
+    gap = gap_recovered(trio)
+    if gap and not np.isnan(gap.low):
+        yield Text(
+            f"Of the gap between baseline and teacher the student recovers {100 * gap.value:.0f} % "
+            f"(95 % interval {100 * gap.low:.0f} to {100 * gap.high:.0f} %, by bootstrap over "
+            "the test images)."
+        )
+    try:
+        images = load(fetch=False).test_images
+    except UserError:
+        yield Text("The gallery of images needs the data set: python -m common.data fetches it.")
+        return
+    if len(images) == len(trio.baselines[0].labels):
+        yield Picture.of(
+            f"gallery-{suffix}",
+            plots.gallery(trio, images),
+            "Images that the student gets right and the baseline wrong, and the other way round, "
+            "with the probabilities that the three networks give to the classes.",
+        )
+
+
+def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[Block]:
+    for trio in comparison.experiments():
+        yield Picture.of(
+            f"reliability-{trio.recipe}-{trio.experiment}",
+            plots.reliability(trio),
+            f"Reliability diagrams, recipe {trio.recipe}, experiment {trio.experiment}.",
+        )
+    rows = []
+    for (recipe, name), runs in comparison.groups.items():
+        temperatures = [stats.fit_temperature(run.val_logits, run.val_labels) for run in runs]
+        words = [f"{name}, {recipe}", f"{np.mean(temperatures):.2f}"]
+        for measure, digits in (
+            (stats.expected_calibration_error, 2),
+            (stats.negative_log_likelihood, 3),
+            (stats.brier_score, 3),
+        ):
+            before = np.mean([measure(run.logits, run.labels) for run in runs])
+            after = np.mean(
+                [
+                    measure(run.logits / temperature, run.labels)
+                    for run, temperature in zip(runs, temperatures, strict=True)
+                ]
+            )
+            words.append(f"{before:.{digits}f} → {after:.{digits}f}")
+        row = table[(table["recipe"] == recipe) & (table["name"] == name)].iloc[0]
+        words += [number(row.agreement_with_teacher), number(row.kl_to_teacher, 3)]
+        rows.append(words)
+    yield Table(
+        "Before → after temperature scaling fitted on held-out images; means over the seeds",
+        [
+            "network, recipe", "temperature", "ECE (points)", "NLL (nats)", "Brier score",
+            "agrees with teacher (%)", "KL to teacher (nats)",
+        ],
+        rows,
+    )  # fmt: skip
+
+
+def runs_table(comparison: Comparison) -> Table:
+    def settings(config: dict) -> str:
+        words = [
+            f"{config['epochs']} epochs", f"batch {config['batch_size']}", f"lr {config['lr']}",
+            config["schedule"], f"weight decay {config['weight_decay']}",
+        ]  # fmt: skip
+        if config["label_smoothing"]:
+            words.append(f"label smoothing {config['label_smoothing']}")
+        if config["role"] == "student":
+            words += [
+                config["loss"], f"temperature {config['temperature']}", f"alpha {config['alpha']}",
+            ]  # fmt: skip
+        return ", ".join(words)
+
+    return Table(
+        "One row a recipe and network",
+        ["network, recipe", "settings", "seeds", "device", "torch", "seconds a run"],
+        [
+            [
+                f"{name}, {recipe}",
+                settings(runs[0].config),
+                " ".join(str(run.seed) for run in runs),
+                ", ".join(
+                    sorted({f"{r.config['device_name']}, {r.config['precision']}" for r in runs})
+                ),
+                ", ".join(sorted({r.config["versions"]["torch"] for r in runs})),
+                f"{np.mean([run.log['seconds'].sum() for run in runs]):.0f}",
+            ]
+            for (recipe, name), runs in comparison.groups.items()
+        ],
+    )
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_report(
+    folder: Path,
+    comparison: Comparison,
+    table: pd.DataFrame,
+    verdicts: dict[tuple[str, int], list[Verdict]],
+    problems: Sequence[str],
+) -> None:
+    figures = folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "results.csv", index=False, float_format="%.6g")
+    claims_table(verdicts).to_csv(folder / "claims.csv", index=False, float_format="%.6g")
+    page = list(blocks(comparison, table, verdicts, problems))
+    for block in page:
+        if isinstance(block, Picture):
+            (figures / f"{block.name}.png").write_bytes(block.png)
+            (figures / f"{block.name}.svg").write_bytes(block.svg)
+    (folder / "report.html").write_text(to_html(TITLE, page), encoding="utf-8")
+    (folder / "report.md").write_text(to_markdown(TITLE, page, "figures"), encoding="utf-8")
+
+
+def readme_block(
+    comparison: Comparison, table: pd.DataFrame, verdicts: dict[tuple[str, int], list[Verdict]]
+) -> str:
+    """What stands between the README's marks."""
+    parts = [f"**{headline(trio)}**" for trio in comparison.experiments()]
+    for recipe in comparison.recipes:
+        rows = results_rows(table, recipe)
+        columns = ["network", "parameters", "seeds", "train", "test", "best test epoch", "notes",
+                   "gain on baseline"]  # fmt: skip
+        parts.append(
+            f"Recipe `{recipe}`, accuracies in %:\n\n"
+            + markdown_table(columns, [[row[key] for key in columns] for row in rows])
+        )
+    parts.append("![Test accuracy by epoch](results/headline.png)")
+    return "\n\n".join(parts)
+
+
+def write_readme(
+    path: Path,
+    comparison: Comparison,
+    table: pd.DataFrame,
+    verdicts: dict[tuple[str, int], list[Verdict]],
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    start, end = (text.find(mark) for mark in README_MARKS)
+    if not 0 <= start < end:
+        raise UserError(f"{path} has no place for results", "its marks are missing",
+                        f"put {README_MARKS[0]} and {README_MARKS[1]} into it")  # fmt: skip
+    head, tail = text[: start + len(README_MARKS[0])], text[end:]
+    picture = path.parent / "results" / "headline.png"
+    picture.parent.mkdir(exist_ok=True)
+    figure = plots.headline({recipe: comparison.of(recipe) for recipe in comparison.recipes})
+    picture.write_bytes(to_bytes(figure, "png"))
+    path.write_text(
+        f"{head}\n{readme_block(comparison, table, verdicts)}\n{tail}", encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    script(main)

@@ -1,0 +1,194 @@
+"""Runs put beside each other: the rows of results.csv, and who is compared with whom."""
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common import claims, stats
+from common.claims import Trio
+from common.records import NAMES, Record, order
+from common.stats import Estimate
+
+EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
+
+
+class Comparison:
+    """The complete runs among `records`, by recipe and network.
+
+    A network is compared with the baselines of its own recipe and seeds. A student's teacher is
+    the one whose best.pt has the digest that the student's config.json recorded.
+    """
+
+    def __init__(self, records: list[Record]):
+        groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for record in records:
+            if record.complete:
+                groups[record.recipe, record.name].append(record)
+        self.recipes = sorted({recipe for recipe, _ in groups}, reverse=True)  # notes, best
+        self.groups = {
+            key: groups[key]
+            for key in sorted(groups, key=lambda k: (self.recipes.index(k[0]), order(k[1])))
+        }
+        self.teachers = {
+            run.weights_sha256: run
+            for runs in self.groups.values()
+            for run in runs
+            if run.role == "teacher"
+        }
+
+    def of(self, recipe: str) -> dict[str, list[Record]]:
+        """The recipe's runs by network, in the order of the table."""
+        return {name: runs for (r, name), runs in self.groups.items() if r == recipe}
+
+    def trio(self, recipe: str, name: str, experiment: int = 0) -> Trio | None:
+        """The runs of `name` with the baselines of their seeds and with their teachers, if any.
+
+        None for teachers, for the baseline itself, and where no seed has both.
+        """
+        baselines = {run.seed: run for run in self.groups.get((recipe, "baseline"), [])}
+        runs = [run for run in self.groups.get((recipe, name), []) if run.seed in baselines]
+        if name == "baseline" or not runs or runs[0].role == "teacher":
+            return None
+        teachers = {t.folder: t for run in runs if (t := self.teacher_of(run))}
+        pairs = [baselines[run.seed] for run in runs]
+        return Trio(recipe, experiment, list(teachers.values()), pairs, runs)
+
+    def experiments(self) -> list[Trio]:
+        """The notes' experiments that are whole: teacher, baseline and student."""
+        trios = [
+            self.trio(recipe, f"student-{arch}", experiment)
+            for recipe in self.recipes
+            for experiment, arch in EXPERIMENTS.items()
+        ]
+        return [trio for trio in trios if trio and trio.teachers]
+
+    def teacher_of(self, run: Record) -> Record | None:
+        """A student's teacher; for a baseline, the teacher of the first student of its seed."""
+        if run.role == "baseline":
+            students = [
+                student
+                for arch in EXPERIMENTS.values()
+                for student in self.groups.get((run.recipe, f"student-{arch}"), [])
+                if student.seed == run.seed
+            ]
+            return next((t for s in students if (t := self.teacher_of(s))), None)
+        return self.teachers.get(run.config.get("teacher_sha256"))
+
+    def missing(self) -> list[str]:
+        """What an experiment lacks, and the command that makes it."""
+        problems = []
+        for recipe in self.recipes:
+            groups = self.of(recipe)
+            begun = [
+                arch
+                for arch in EXPERIMENTS.values()
+                if {f"teacher-{arch}", f"student-{arch}"} & groups.keys()
+            ]
+            for name in NAMES:
+                role, _, arch = name.partition("-")
+                if name in groups or (arch and arch not in (begun or ["resnet"])):
+                    continue
+                teacher = f" --teacher runs/{recipe}/teacher-cnn/seed-0" if arch == "cnn" else ""
+                option = f" --arch {arch}" if role == "teacher" else teacher
+                problems.append(
+                    f"{name} of recipe {recipe} is missing; "
+                    f"python train_{role}.py --recipe {recipe}{option} makes it"
+                )
+            baselines = {run.seed for run in groups.get("baseline", [])}
+            problems += [
+                f"{run.folder} has no baseline of its seed and is compared with none; "
+                f"python train_baseline.py --recipe {recipe} --seed {run.seed} makes it"
+                for name, runs in groups.items()
+                for run in runs
+                if baselines and run.role == "student" and run.seed not in baselines
+            ]
+            problems += [
+                f"{run.folder} has a teacher that is not among these runs"
+                for runs in groups.values()
+                for run in runs
+                if run.role == "student" and not self.teacher_of(run)
+            ]
+        return problems
+
+    def table(self) -> pd.DataFrame:
+        """results.csv: a row a recipe and network."""
+        return pd.DataFrame([self._row(*key) for key in self.groups])
+
+    def _row(self, recipe: str, name: str) -> dict[str, Any]:
+        """Accuracies in percent, differences in points, NLL and KL in nats, seconds a run."""
+        runs = self.groups[recipe, name]
+        selected = stats.mean_std([100 * run.right.mean() for run in runs])
+        last = stats.mean_std([run.log["test_accuracy"].iloc[-1] for run in runs])
+        best = stats.mean_std([run.log["test_accuracy"].max() for run in runs])
+        delta, recovered, p = Estimate(math.nan), None, math.nan
+        if trio := self.trio(recipe, name):
+            delta, recovered = claims.gain(trio), gap_recovered(trio)
+            p = stats.mcnemar(
+                np.concatenate([run.right for run in trio.baselines]),
+                np.concatenate([run.right for run in trio.students]),
+            )
+        told = [(run, t) for run in runs if (t := self.teacher_of(run))]
+
+        def fidelity(measure: Any) -> float:
+            return np.mean([measure(r.logits, t.logits) for r, t in told]) if told else math.nan
+
+        def calibration(measure: Any) -> float:
+            return np.mean([measure(run.logits, run.labels) for run in runs])
+
+        return {
+            "recipe": recipe,
+            "name": name,
+            "parameters": runs[0].config["parameters"],
+            "seeds": len(runs),
+            "train_accuracy": np.mean([run.best_row["train_accuracy"] for run in runs]),
+            "test_selected": selected[0],
+            "test_selected_std": selected[1],
+            "test_last": last[0],
+            "test_last_std": last[1],
+            "test_best_epoch": best[0],
+            "test_best_epoch_std": best[1],
+            "delta": delta.value,
+            "delta_low": delta.low,
+            "delta_high": delta.high,
+            "gap_recovered": recovered.value if recovered else math.nan,
+            "mcnemar_p": p,
+            "agreement_with_teacher": fidelity(stats.agreement),
+            "kl_to_teacher": fidelity(stats.kl_to_teacher),
+            "ece": calibration(stats.expected_calibration_error),
+            "nll": calibration(stats.negative_log_likelihood),
+            "seconds": np.mean([run.log["seconds"].sum() for run in runs]),
+        }
+
+
+def gap_recovered(trio: Trio) -> Estimate | None:
+    """Of a whole trio; None without a teacher or where it is not better than the baseline."""
+    if not trio.teachers:
+        return None
+    return stats.gap_recovered(
+        *(
+            np.mean([run.right for run in runs], axis=0)
+            for runs in (trio.teachers, trio.baselines, trio.students)
+        )
+    )
+
+
+def agreement_table(trio: Trio) -> list[tuple[bool, bool, bool, int]]:
+    """(teacher right, baseline right, student right, images), summed over the paired seeds.
+
+    With fewer teachers than students, the first teacher stands for the rest.
+    """
+    teachers = trio.teachers
+    if len(teachers) != len(trio.students):
+        teachers = [trio.teachers[0]] * len(trio.students)
+    right = [
+        np.concatenate([run.right for run in runs])
+        for runs in (teachers, trio.baselines, trio.students)
+    ]
+    kinds = [(t, b, s) for t in (True, False) for b in (True, False) for s in (True, False)]
+    return [
+        (*kind, int(np.all([r == k for r, k in zip(right, kind, strict=True)], axis=0).sum()))
+        for kind in kinds
+    ]

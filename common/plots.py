@@ -1,0 +1,340 @@
+"""The figures of the report: pure functions of runs and tables. Nothing is drawn on import.
+
+One colour a network, everywhere; the palette is Okabe and Ito's, which colour-blind people can
+tell apart, and every line has a style or a marker of its own besides.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common import stats
+from common.claims import Trio
+from common.data import CLASSES
+from common.records import Record
+
+COLOURS = {
+    "teacher-resnet": "#0072B2",
+    "teacher-cnn": "#56B4E9",
+    "baseline": "#D55E00",
+    "student-resnet": "#009E73",
+    "student-cnn": "#CC79A7",
+}
+LINES = {
+    "teacher-resnet": "-",
+    "teacher-cnn": (0, (5, 1)),
+    "baseline": (0, (4, 2)),
+    "student-resnet": "-",
+    "student-cnn": (0, (1, 1)),
+}
+MARKERS = {
+    "teacher-resnet": "s",
+    "teacher-cnn": "D",
+    "baseline": "o",
+    "student-resnet": "^",
+    "student-cnn": "v",
+}
+OTHER = "#777777"  # networks of the user's own
+# Test accuracy at the best test epoch, as the notes print it, and their parameters.
+NOTES = {
+    "teacher-resnet": (93.67, 1_351_100),
+    "baseline": (92.29, 175_000),
+    "student-resnet": (93.05, 175_000),
+}
+Groups = dict[str, list[Record]]  # by network, one entry a seed
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", dpi=130)
+
+
+def _tidy(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _style(name: str) -> dict:
+    return {"color": COLOURS.get(name, OTHER), "linestyle": LINES.get(name, "-"), "linewidth": 1.8}
+
+
+def _curve(axes: Axes, name: str, runs: Sequence[Record], column: str, **style) -> np.ndarray:
+    """Mean over the seeds that got so far, with the band from the lowest to the highest."""
+    table = pd.concat([run.log.set_index("epoch")[column] for run in runs], axis=1)
+    mean = table.mean(axis=1)
+    style = _style(name) | {"label": name} | style
+    axes.plot(table.index, mean, **style)
+    if len(runs) > 1:
+        axes.fill_between(
+            table.index, table.min(axis=1), table.max(axis=1), color=style["color"], alpha=0.15
+        )
+    return mean
+
+
+def _from_the_start_of_interest(axes: Axes, curves: Sequence[np.ndarray]) -> None:
+    """Leave the steep first epochs out of the picture where they would flatten the rest."""
+    values = np.concatenate([curve[min(2, len(curve) - 1) :] for curve in curves])
+    margin = 0.05 * np.ptp(values) + 0.05
+    axes.set_ylim(np.quantile(values, 0.02) - margin, values.max() + 2 * margin)
+
+
+def curves(recipe: str, groups: Groups) -> Figure:
+    """Training loss with its parts, and the accuracies, by epoch."""
+    figure = _figure(12, 7)
+    panels = figure.subplots(2, 3)
+    loss, parts, train, held_out, test, legend = panels.flat
+    drawn: dict[Axes, list[np.ndarray]] = {train: [], held_out: [], test: []}
+    for name, runs in groups.items():
+        _curve(loss, name, runs, "train_loss")
+        for axes, column in (
+            (train, "train_accuracy"), (held_out, "val_accuracy"), (test, "test_accuracy"),
+        ):  # fmt: skip
+            drawn[axes].append(_curve(axes, name, runs, column).to_numpy())
+        for axes, column in ((held_out, "val_accuracy"), (test, "test_accuracy")):
+            for run in runs:
+                row = run.log.loc[run.log[column].idxmax()]
+                axes.plot(
+                    row["epoch"], row[column], MARKERS.get(name, "*"), color=_style(name)["color"],
+                    markeredgecolor="white", markersize=8, clip_on=False, zorder=5,
+                )  # fmt: skip
+        if runs[0].role == "student":
+            _curve(parts, name, runs, "train_soft_loss", label=f"{name}: soft", linestyle="-")
+            _curve(
+                parts, name, runs, "train_hard_loss", label=f"{name}: hard", linestyle=(0, (1, 1))
+            )
+    for axes, lines in drawn.items():
+        _from_the_start_of_interest(axes, lines)
+    _tidy(loss, "Training loss, as minimised", "epoch", "loss (nats)")
+    _tidy(parts, "The student's loss in its two parts", "epoch", "loss (nats), unweighted")
+    _tidy(train, "Training images, augmented", "epoch", "accuracy (%)")
+    _tidy(held_out, "Held-out images", "epoch", "accuracy (%)")
+    _tidy(test, "Test images", "epoch", "accuracy (%)")
+    loss.set_ylim(bottom=0)
+    if parts.lines:
+        parts.legend(fontsize=9)
+    else:
+        parts.text(0.5, 0.5, "no student yet", ha="center", transform=parts.transAxes)
+    legend.axis("off")
+    handles, labels = loss.get_legend_handles_labels()
+    legend.legend(handles, labels, loc="upper left", frameon=False, fontsize=11)
+    seeds = max(map(len, groups.values()))
+    legend.text(
+        0.02, 0.05,
+        f"recipe {recipe}"
+        + (f"\nline: mean of {seeds} seeds, band: lowest to highest" if seeds > 1 else "\none seed")
+        + "\nmarker: best epoch on those images",
+        transform=legend.transAxes, fontsize=10,
+    )  # fmt: skip
+    return figure
+
+
+def headline(recipes: dict[str, Groups]) -> Figure:
+    """Test accuracy by epoch, one panel a recipe: the picture of the README."""
+    figure = _figure(5.5 * len(recipes) + 0.5, 4)
+    panels = figure.subplots(1, len(recipes), squeeze=False)[0]
+    for axes, (recipe, groups) in zip(panels, recipes.items(), strict=True):
+        lines = [
+            _curve(axes, name, runs, "test_accuracy").to_numpy() for name, runs in groups.items()
+        ]
+        _from_the_start_of_interest(axes, lines)
+        _tidy(axes, f"Recipe {recipe}", "epoch", "test accuracy (%)")
+        axes.legend(fontsize=9, loc="lower right")
+    return figure
+
+
+def _trio_groups(trio: Trio) -> Groups:
+    """Teachers, baselines and students under the names of their rows."""
+    return {runs[0].name: runs for runs in (trio.teachers, trio.baselines, trio.students)}
+
+
+def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
+    """Errors of the three networks class by class, and what distillation changed.
+
+    change: value, low and high by class, percentage points; low and high may be nan.
+    """
+    figure = _figure(12, 5)
+    errors, difference = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    place = np.arange(len(CLASSES))
+    for offset, (name, runs) in zip((-0.27, 0, 0.27), _trio_groups(trio).items(), strict=True):
+        values = np.array([stats.class_errors(r.labels, r.logits.argmax(1)) for r in runs])
+        errors.barh(
+            place + offset, values.mean(0), 0.25, color=COLOURS.get(name, OTHER), label=name
+        )
+        if len(runs) > 1:
+            errors.plot(values.T, place + offset, ".", color="black", markersize=3)
+    _tidy(errors, "Errors class by class", "test images of the class taken for another (%)", "")
+    errors.set_yticks(place, [f"{name} ({k})" for k, name in enumerate(CLASSES)])
+    errors.invert_yaxis()
+    errors.legend(loc="lower right")
+    difference.axvline(0, color="black", linewidth=0.8)
+    spread = np.abs(np.stack([change["value"] - change["low"], change["high"] - change["value"]]))
+    difference.errorbar(
+        change["value"], place, xerr=np.nan_to_num(spread), fmt="^",
+        color=COLOURS.get(trio.students[0].name, OTHER), capsize=3,
+    )  # fmt: skip
+    _tidy(difference, "Student − baseline, 95 % intervals", "percentage points (left: fewer)", "")
+    return figure
+
+
+def confusions(trio: Trio) -> Figure:
+    """Confusion matrices of the three networks, and student − baseline."""
+    figure = _figure(12, 11)
+    panels = figure.subplots(2, 2).flat
+    matrices = {
+        name: np.mean([stats.confusion(r.labels, r.logits.argmax(1)) for r in runs], axis=0)
+        for name, runs in _trio_groups(trio).items()
+    }
+    _, baseline, student = matrices.values()
+    for axes, (name, matrix) in zip(
+        panels, (matrices | {"student − baseline": student - baseline}).items(), strict=True
+    ):
+        if name in matrices:
+            # Colour by the errors: the diagonal, twenty times as large, is only written.
+            shown = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+            style = {"cmap": "Blues", "vmin": 0, "vmax": 15}
+            text = [[f"{v:.1f}" if v >= 0.05 else "" for v in row] for row in matrix]
+        else:
+            shown, style = matrix, {"cmap": "PuOr", "vmin": -3, "vmax": 3}
+            text = [[f"{v:+.1f}" if abs(v) >= 0.05 else "" for v in row] for row in matrix]
+        axes.imshow(shown, **style)
+        limit = 0.6 * style["vmax"]
+        for i, row in enumerate(text):
+            for j, word in enumerate(row):
+                if word:
+                    dark = abs(shown[i, j]) > limit
+                    axes.text(
+                        j, i, word, ha="center", va="center", fontsize=8,
+                        color="white" if dark else "black",
+                    )  # fmt: skip
+        axes.set_title(f"{name} (%)", loc="left", fontsize=11, fontweight="bold")
+        axes.set_xticks(range(10), CLASSES, rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(range(10), CLASSES, fontsize=8)
+        axes.set_xlabel("taken for")
+        axes.set_ylabel("is")
+    return figure
+
+
+def reliability(trio: Trio) -> Figure:
+    """Accuracy against confidence, 15 bins of equally many images; seeds pooled."""
+    figure = _figure(12, 4.4)
+    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    for axes, (name, runs) in zip(panels, _trio_groups(trio).items(), strict=True):
+        logits = np.concatenate([run.logits for run in runs])
+        labels = np.concatenate([run.labels for run in runs])
+        confidence, accuracy, _ = stats.reliability(logits, labels)
+        error = stats.expected_calibration_error(logits, labels)
+        axes.plot([0.3, 1], [0.3, 1], color="black", linewidth=0.8)
+        axes.plot(confidence, accuracy, marker=MARKERS.get(name, "*"), **_style(name))
+        _tidy(axes, f"{name}: ECE {error:.1f} points", "confidence", "")
+    panels[0].set_ylabel("accuracy")
+    panels[0].text(
+        0.98,
+        0.06,
+        "below the line:\noverconfident",
+        fontsize=9,
+        ha="right",
+        transform=panels[0].transAxes,
+    )
+    return figure
+
+
+def cost(recipe: str, groups: Groups) -> Figure:
+    """Test accuracy against size and against compute; the notes' points where they have one."""
+    figure = _figure(11, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for name, runs in groups.items():
+        values = [100 * run.right.mean() for run in runs]
+        for axes, key in (
+            (panels[0], "parameters"), (panels[1], "multiply_adds"),
+        ):  # fmt: skip
+            axes.plot(
+                [run.config[key] / 1e6 for run in runs], values, MARKERS.get(name, "*"),
+                color=COLOURS.get(name, OTHER), label=name, markersize=8, alpha=0.8,
+            )  # fmt: skip
+    for name, (accuracy, parameters) in NOTES.items():
+        panels[0].plot(
+            parameters / 1e6, accuracy, MARKERS[name], markeredgecolor=COLOURS[name],
+            markerfacecolor="none", markersize=12, label=f"notes: {name}, best test epoch",
+        )  # fmt: skip
+    for axes in panels:
+        axes.set_xscale("log")
+    _tidy(panels[0], f"Against size, recipe {recipe}", "parameters (M)", "test accuracy (%)")
+    _tidy(panels[1], "Against compute", "multiply-adds an image (M)", "")
+    for axes, ticks in ((panels[0], (0.175, 0.5, 1, 1.35)), (panels[1], (20, 30, 40, 50))):
+        axes.minorticks_off()
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def seeds(recipe: str, groups: Groups) -> Figure:
+    """Every seed a point; student and baseline of one seed joined."""
+    figure = _figure(8, 1.6 + 0.45 * len(groups))
+    axes = figure.subplots()
+    for place, (name, runs) in enumerate(groups.items()):
+        values = [100 * run.right.mean() for run in runs]
+        axes.plot(
+            values, np.full(len(values), place), MARKERS.get(name, "*"), markersize=9,
+            color=COLOURS.get(name, OTHER), alpha=0.75,
+        )  # fmt: skip
+        axes.plot(np.mean(values), place, "|", color="black", markersize=20, markeredgewidth=2)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.invert_yaxis()
+    _tidy(axes, f"Every seed, recipe {recipe} (bar: mean)", "test accuracy (%), selected epoch", "")
+    return figure
+
+
+def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
+    """Test images that one of baseline and student (first seed) gets right and the other wrong.
+
+    images: (10000, 28, 28) uint8. Beside each the probabilities that the three networks give to
+    the classes, among them the teacher's softened view. Images are the first in file order, not
+    chosen.
+    """
+    baseline, student = trio.pairs()[0]
+    teacher = trio.teachers[0]
+    rows = [
+        ("student right, baseline wrong", np.flatnonzero(student.right & ~baseline.right)[:count]),
+        ("baseline right, student wrong", np.flatnonzero(baseline.right & ~student.right)[:count]),
+    ]
+    figure = _figure(12, 8.2)
+    grid = figure.subplots(4, count, height_ratios=(1, 1.7, 1, 1.7))
+    for axes in grid.flat:
+        axes.axis("off")
+    for top, (title, chosen) in zip((0, 2), rows, strict=True):
+        for column, k in enumerate(chosen):
+            axes = grid[top, column]
+            axes.imshow(images[k], cmap="gray_r")
+            label = CLASSES[baseline.labels[k]]
+            axes.set_title(f"{title}\n\n{label}" if column == 0 else label, fontsize=10,
+                           loc="left" if column == 0 else "center")  # fmt: skip
+            axes = grid[top + 1, column]
+            axes.axis("on")
+            for offset, (name, run) in zip(
+                (-0.27, 0, 0.27),
+                {r.name: r for r in (teacher, baseline, student)}.items(),
+                strict=True,
+            ):
+                axes.barh(
+                    np.arange(10) + offset, run.probabilities[k], 0.27,
+                    color=COLOURS.get(name, OTHER), label=name,
+                )  # fmt: skip
+            axes.set_yticks(range(10), CLASSES if column == 0 else [], fontsize=7)
+            axes.axhspan(
+                baseline.labels[k] - 0.5, baseline.labels[k] + 0.5, color="#eeeeee", zorder=0
+            )
+            axes.invert_yaxis()
+            axes.set_xlim(0, 1)
+            axes.tick_params(axis="x", labelsize=7)
+            axes.set_xlabel("probability", fontsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = grid[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
