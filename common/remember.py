@@ -38,7 +38,7 @@ class RememberedLogits:
         views = data.views
         self.key = {
             "network": digest, "data": data.digest, "views": [views.padding, views.flip],
-            "computed": [device.type, device.name, device.precision, torch.__version__],
+            "computed": [device.type, device.name, device.precision, str(torch.__version__)],
         }  # fmt: skip
         name = hashlib.sha256(repr(self.key).encode()).hexdigest()[:12]
         self.path = folder / f"logits-{name}.pt" if folder else None
@@ -66,8 +66,9 @@ class RememberedLogits:
             return
         missing = self.table[view, index, 0].isnan().nonzero().squeeze(1)
         size = self.device.evaluation_batch
-        for chunk in missing.split(size):
+        for start in range(0, len(missing), size):
             stop.check()
+            chunk = missing[start : start + size]
             self.asked += len(chunk)
             # Filled up with repeats: the same batch size, and so the same arithmetic, every time.
             full = chunk.repeat(-(-size // len(chunk)))[:size]

@@ -1,0 +1,193 @@
+"""Images a second of the bench's training loop, and how many times the plain loop's that is.
+
+  python benchmarks/throughput.py            the table; some six minutes on two cores
+  python benchmarks/throughput.py --json
+
+Plain and bench take turns within each round; the medians of the rounds are compared, so what else
+the machine does meets both. The student's figure is the mean over a whole run of the recipe:
+a step with the teacher's answers at hand, and the teacher's answers that such a run asks for.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import plain  # noqa: E402
+from common.batches import Dataset, Views  # noqa: E402
+from common.config import Parser, StudentConfig, positive_int  # noqa: E402
+from common.data import load  # noqa: E402
+from common.errors import script  # noqa: E402
+from common.loss import SOFT_LOSSES, distillation_loss, hard_loss  # noqa: E402
+from common.models import build, count_multiply_adds, freeze  # noqa: E402
+from common.remember import RememberedLogits  # noqa: E402
+from common.train import Device, StopSignals, Trainer, choose_device  # noqa: E402
+
+
+def matmul_rate(device: Device, rounds: int = 7) -> float:
+    """The best rate, over some sizes, of a matrix product in the precision in use, MAC/s."""
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        a = torch.randn(size, size, device=device.type).to(device.dtype)
+        a @ a
+        for _ in range(rounds):
+            best = max(best, size**3 / timed(lambda a=a: a @ a, device))
+    return best
+
+
+def timed(work: Callable[[], object], device: Device) -> float:
+    synchronise(device)
+    start = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - start
+
+
+def synchronise(device: Device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class Bench:
+    """One network, trained by the bench's loop and by the plain one."""
+
+    def __init__(self, name: str, config: StudentConfig, data: Dataset, device: Device,
+                 plain_root: Path, teacher: str | None = None):  # fmt: skip
+        self.config, self.data, self.device = config, data, device
+        self.batches = plain.loader(plain_root, config)
+        self.plain_network = build(name)
+        self.plain_teacher = (
+            build(teacher).to(device.type, memory_format=torch.contiguous_format).eval()
+            if teacher
+            else None
+        )
+        self.index, self.view = data.epoch(0, 1)
+        self.remembered = (
+            RememberedLogits(freeze(build(teacher)), data, device, "", None) if teacher else None
+        )
+        self.trainer = Trainer(build(name), self.loss, data, config, device)
+        self.multiply_adds = count_multiply_adds(build(name))
+
+    def loss(self, logits, batch):
+        if self.remembered is None:
+            return hard_loss(logits, batch.labels)
+        return distillation_loss(
+            logits, self.remembered(batch), batch.labels, temperature=self.config.temperature,
+            alpha=self.config.alpha, soft_loss=SOFT_LOSSES[self.config.loss],
+        )  # fmt: skip
+
+    def plain_steps(self) -> Iterator[float]:
+        return plain.steps(
+            self.plain_network, self.batches, self.config, self.device.type, self.plain_teacher
+        )
+
+    def train(self, count: int) -> float:
+        """Seconds a step, over `count` steps."""
+        images = count * self.config.batch_size
+        index, view = self.index[:images], self.view[:images]
+        with StopSignals() as stop:
+            return (
+                timed(lambda: self.trainer.train_epoch(index, view, 1, stop), self.device) / count
+            )
+
+    def ask(self, count: int) -> float:
+        """Seconds a teacher's answer, over `count` answers that are not known yet."""
+        self.remembered.table.fill_(torch.nan)
+        index, view = self.index[:count], self.view[:count]
+        with StopSignals() as stop:
+            return timed(lambda: self.remembered.prepare(index, view, stop), self.device) / count
+
+    def measure(self, rounds: int, count: int) -> dict[str, float]:
+        """Medians of images a second."""
+        plain_training = self.plain_steps()
+        plain.seconds_per_step(plain_training, 5)  # the workers start
+        if self.remembered:
+            self.ask(count * self.config.batch_size)
+        self.train(count)
+        seconds: dict[str, list[float]] = {"plain": [], "bench": [], "answer": []}
+        for _ in range(rounds):
+            seconds["plain"].append(plain.seconds_per_step(plain_training, count))
+            if self.remembered:
+                seconds["answer"].append(self.ask(count * self.config.batch_size))
+            seconds["bench"].append(self.train(count))
+        batch = self.config.batch_size
+        found = {key: statistics.median(values) for key, values in seconds.items() if values}
+        result = {"plain": batch / found["plain"], "bench": batch / found["bench"]}
+        if self.remembered:
+            result["answers"] = 1 / found["answer"]
+        return result
+
+
+def answers_of_a_run(config: StudentConfig, data: Dataset) -> int:
+    """How many views of images a whole run of seed 0 meets: what its teacher is asked."""
+    met = torch.zeros(data.views.count, len(data), dtype=torch.bool)
+    for epoch in range(1, config.epochs + 1):
+        index, view = data.epoch(0, epoch)
+        met[view.cpu(), index.cpu()] = True
+    return int(met.sum())
+
+
+def rows(rounds: int, count: int, recipe: str) -> tuple[Device, float, list[dict]]:
+    config = StudentConfig.parse("", ["--recipe", recipe])
+    device = choose_device(config)
+    data = Dataset(load(), Views(config.padding, config.flip), device.type)
+    peak = matmul_rate(device)
+    table = []
+    with tempfile.TemporaryDirectory() as scratch:
+        root = plain.unpack(Path(scratch))
+        for what, network, teacher in (
+            ("teacher, resnet", "resnet", None),
+            ("teacher, cnn", "cnn", None),
+            ("baseline", "small-cnn", None),
+            ("student of resnet", "small-cnn", "resnet"),
+            ("student of cnn", "small-cnn", "cnn"),
+        ):
+            bench = Bench(network, config, data, device, root, teacher)
+            found = bench.measure(rounds, count)
+            share = 3 * bench.multiply_adds * found["bench"] / peak
+            row = {"what": what, "plain": found["plain"]}
+            if teacher is None:
+                table.append(row | {"bench": found["bench"], "share_of_matmul": share})
+                continue
+            asked = answers_of_a_run(config, data) / config.epochs  # an epoch
+            epoch = len(data) / found["bench"]
+            first = len(data) / (epoch + asked / found["answers"])
+            table.append(row | {"what": f"{what}: first", "bench": first})
+            table.append(row | {"what": f"{what}: later", "bench": found["bench"]})
+    return device, peak, table
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--rounds", type=positive_int, default=5, help="(default: 5)")
+    parser.add_argument("--steps", type=positive_int, default=40, help="a round (default: 40)")
+    parser.add_argument("--recipe", default="notes", help="(default: notes)")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    args = parser.parse_args(argv)
+    device, peak, table = rows(args.rounds, args.steps, args.recipe)
+    if args.json:
+        facts = device.facts() | {"torch": str(torch.__version__), "matmul_mac_per_second": peak}
+        print(json.dumps(facts | {"rows": table}, indent=2))
+        return
+    print(
+        f"{device.type} ({device.name}), {device.precision}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, matrix product {peak / 1e9:.0f} GMAC/s"
+    )
+    print(f"{'images a second':26}{'plain':>9}{'bench':>9}{'ratio':>8}{'of matmul':>11}")
+    for row in table:
+        share = f"{100 * row['share_of_matmul']:.0f} %" if "share_of_matmul" in row else ""
+        print(
+            f"{row['what']:26}{row['plain']:9,.0f}{row['bench']:9,.0f}"
+            f"{row['bench'] / row['plain']:7.2f}×{share:>11}"
+        )
+
+
+if __name__ == "__main__":
+    script(main)

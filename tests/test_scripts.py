@@ -1,0 +1,191 @@
+"""The four scripts as a user calls them, one after the other, on the tiny data set."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import reproduce
+from common.config import LOG_COLUMNS
+from common.run import load
+from conftest import ROOT, only_line, run_script
+
+SCRIPTS = ("train_teacher.py", "train_baseline.py", "train_student.py", "analyze.py")
+QUICK = ("--epochs", 3, "--batch-size", 32, "--precision", "float32", "--lr", 0.02)
+FILES = {"config.json", "log.csv", "last.pt", "previous.pt", "best.pt", "predictions.npz",
+         "summary.json"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny):
+    """Teacher, baseline and student of seed 3, trained by the scripts."""
+    folder = tmp_path_factory.mktemp("runs of a user") / "notes"  # with spaces in its path
+    printed = {}
+    for script, name, extra in (
+        ("train_teacher.py", "teacher-resnet", ()),
+        ("train_baseline.py", "baseline", ()),
+        ("train_student.py", "student-resnet",
+         ("--teacher", folder / "teacher-resnet" / "seed-3")),
+    ):  # fmt: skip
+        out = folder / name / "seed-3"
+        done = run_script(script, *QUICK, "--seed", 3, "--out", out, *extra, tiny=tiny)
+        printed[name] = done.stdout
+        assert done.stderr == ""
+    return folder, printed
+
+
+def test_files_columns_and_rows(runs):
+    folder, _ = runs
+    for name in ("teacher-resnet", "baseline", "student-resnet"):
+        run = folder / name / "seed-3"
+        kept = {path.name for path in run.iterdir() if not path.name.startswith(".")}
+        assert {file for file in kept if not file.startswith("logits-")} == FILES
+        log = pd.read_csv(run / "log.csv")
+        assert tuple(log.columns) == LOG_COLUMNS and log["epoch"].tolist() == [1, 2, 3]
+        others = log.drop(columns="train_soft_loss")
+        assert np.isfinite(others.to_numpy()).all()
+        assert log["train_soft_loss"].notna().all() == (name == "student-resnet")
+        assert log["train_soft_loss"].isna().all() == (name != "student-resnet")
+        for column in ("train_accuracy", "val_accuracy", "test_accuracy"):
+            assert log[column].between(0, 100).all()
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(runs):
+    folder, _ = runs
+    config = json.loads((folder / "student-resnet/seed-3/config.json").read_text())
+    log = pd.read_csv(folder / "student-resnet/seed-3/log.csv")
+    alpha = config["alpha"]
+    expected = (1 - alpha) * log["train_hard_loss"] + alpha * log["train_soft_loss"]
+    np.testing.assert_allclose(log["train_loss"], expected, rtol=1e-5)
+    base = pd.read_csv(folder / "baseline/seed-3/log.csv")
+    np.testing.assert_allclose(base["train_loss"], base["train_hard_loss"])
+
+
+def test_summary_log_and_predictions_agree(runs):
+    folder, _ = runs
+    for name in ("teacher-resnet", "baseline", "student-resnet"):
+        run = folder / name / "seed-3"
+        log = pd.read_csv(run / "log.csv").set_index("epoch")
+        summary = json.loads((run / "summary.json").read_text())
+        best = log["val_accuracy"].idxmax()
+        assert summary["best_epoch"] == best  # the first of equal ones, on held-out images
+        assert summary["test_accuracy_selected"] == log["test_accuracy"][best]
+        assert summary["test_accuracy_last"] == log["test_accuracy"].iloc[-1]
+        assert summary["test_accuracy_best_epoch"] == log["test_accuracy"].max()
+        with np.load(run / "predictions.npz", allow_pickle=False) as file:
+            for key, epoch in (("logits_best", best), ("logits_last", 3)):
+                assert file[key].shape == (60, 10) and file[key].dtype == np.float32
+                found = 100 * (file[key].argmax(1) == file["labels"]).mean()
+                assert abs(found - log["test_accuracy"][epoch]) < 1e-4
+
+
+def test_best_weights_give_the_stored_predictions(runs, tiny_data):
+    from common.data import load as load_data
+    from common.models import build
+
+    folder, _ = runs
+    for name, arch in (("teacher-resnet", "resnet"), ("student-resnet", "small-cnn")):
+        run = folder / name / "seed-3"
+        content = load(run / "best.pt")
+        network = build(arch).eval()
+        network.load_state_dict(content["weights"])
+        images = torch.from_numpy(load_data(tiny_data).test_images.copy())[:, None]
+        with torch.no_grad(), np.load(run / "predictions.npz") as file:
+            np.testing.assert_allclose(network(images), file["logits_best"], rtol=1e-3, atol=1e-4)
+
+
+def test_config_records_what_made_the_run(runs, tiny):
+    folder, _ = runs
+    config = json.loads((folder / "student-resnet/seed-3/config.json").read_text())
+    teacher = load(folder / "teacher-resnet/seed-3/best.pt")
+    assert teacher["role"] == "teacher" and teacher["arch"] == "resnet"
+    expected = {"role": "student", "arch": "small-cnn", "parameters": 175_018, "seed": 3,
+                "lr": 0.02, "device": "cpu", "precision": "float32", "threads": 1}  # fmt: skip
+    assert expected.items() <= config.items()
+    summary = json.loads((folder / "teacher-resnet/seed-3/summary.json").read_text())
+    assert config["teacher_sha256"] == summary["weights_sha256"]
+    assert config["versions"]["torch"] == torch.__version__ and len(config["data_sha256"]) == 64
+
+
+def test_what_is_printed(runs):
+    _, printed = runs
+    for name, text in printed.items():
+        lines = text.splitlines()
+        assert all(len(line) <= 100 for line in lines if "folder" not in line and "/" not in line)
+        start = "\n".join(lines[:4])
+        assert f"{name}:" in start and "parameters" in start and "multiply-adds" in start
+        assert "cpu (" in start and "float32" in start
+        for epoch in (1, 2, 3):
+            assert sum(line.startswith(f"  {epoch}/3 train") for line in lines) == 1
+        end = "\n".join(lines[-3:])
+        assert "chosen on held-out images" in end and "at the last epoch" in end
+        assert "chosen on the test images themselves" in end
+    assert "(hard " in printed["student-resnet"] and "(hard " not in printed["baseline"]
+    assert printed["student-resnet"].startswith("teacher: ")
+
+
+def test_a_run_is_not_overwritten_and_a_finished_one_not_trained_again(runs, tiny):
+    folder, _ = runs
+    out = folder / "baseline" / "seed-3"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    again = (*QUICK, "--seed", 3, "--out", out)
+    line = only_line(run_script("train_baseline.py", *again, tiny=tiny, check=2))
+    assert "--resume" in line and "--overwrite" in line
+    done = run_script("train_baseline.py", *again, "--resume", tiny=tiny)
+    assert "already complete" in done.stdout and done.stderr == ""
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_analyze_reports_the_three(runs, tmp_path):
+    folder, _ = runs
+    done = run_script("analyze.py", "--runs", folder.parent, "--out", tmp_path / "report")
+    table = pd.read_csv(tmp_path / "report" / "results.csv")
+    assert table["name"].tolist() == ["teacher-resnet", "baseline", "student-resnet"]
+    assert table["parameters"].tolist() == [1_351_882, 175_018, 175_018]
+    student = table.set_index("name").loc["student-resnet"]
+    assert student[["delta", "delta_low", "delta_high", "kl_to_teacher"]].notna().all()
+    for file in ("claims.csv", "report.html", "report.md", "figures/curves-notes.png",
+                 "figures/class-errors-notes-2.svg"):  # fmt: skip
+        assert (tmp_path / "report" / file).stat().st_size > 100
+    assert "report.html" in done.stdout and done.stderr == ""
+
+
+def test_the_scripts_run_from_any_folder(tiny, tmp_path):
+    child = [sys.executable, str(ROOT / "tests" / "child.py"), str(tiny)]
+    script = [str(ROOT / "train_baseline.py"), "--epochs", "1", "--data-dir", str(tiny)]
+    done = subprocess.run(
+        [*child, *script, "--out", "here"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here" / "summary.json").exists()
+
+
+@pytest.fixture
+def own_runs(monkeypatch, tmp_path):
+    """runs/ of the project, moved to a temporary folder for what runs in this process."""
+    for module in ("common.config", "common.run", "reproduce"):
+        monkeypatch.setattr(f"{module}.RUNS_DIR", tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_reproduce_plans_teachers_before_students_and_skips_what_is_done(own_runs):
+    shared = ["--recipe", "notes", "--device", "cpu", "--epochs", "2"]
+    jobs = reproduce.plan(shared, [0, 1], ["resnet", "cnn"])
+    assert [job.name for job in jobs] == [
+        "teacher-resnet", "teacher-cnn", "baseline", "student-resnet", "student-cnn"
+    ] * 2  # fmt: skip
+    assert [job.epochs_left for job in jobs] == [2] * 10
+    job = jobs[0]
+    job.folder.mkdir(parents=True)
+    (job.folder / "log.csv").write_text("header\nrow\n")
+    assert job.epochs_left == 1
+    (job.folder / "summary.json").write_text("{}")
+    assert job.epochs_left == 0
+    for job in jobs:
+        assert job.command(shared)[-1] == "--resume"
+    shutil.rmtree(own_runs)

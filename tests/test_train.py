@@ -1,0 +1,326 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from common.batches import Dataset, Views
+from common.config import RECIPES, StudentConfig
+from common.data import load
+from common.errors import UserError
+from common.loss import distillation_loss, hard_loss
+from common.models import build, freeze
+from common.remember import RememberedLogits
+from common.run import describe, open_run
+from common.run import load as load_file
+from common.train import StopSignals, Trainer, choose_device, fit, learning_rates, measure
+from conftest import equal, quick_config
+
+
+def hard(logits, batch):
+    return hard_loss(logits, batch.labels)
+
+
+def trainer(dataset, device, objective=hard, name="small-cnn", seed=0, **changes):
+    torch.manual_seed(seed)
+    return Trainer(build(name), objective, dataset, quick_config(**changes), device)
+
+
+def train(trainer, count, epoch=1, seed=0):
+    index, view = trainer.data.epoch(seed, epoch)
+    with StopSignals() as stop:
+        return trainer.train_epoch(index[:count], view[:count], epoch, stop)
+
+
+def run_fit(network, objective, dataset, folder, device, config, **options):
+    facts = describe(network, "baseline", "baseline", "small-cnn", dataset.digest)
+    with open_run(folder, config, facts | device.facts()) as run:
+        fit(network, objective, dataset, config, run, device, **options)
+    return load_file(folder / "last.pt")
+
+
+# ---------------------------------------------------------------- one step
+
+
+def test_one_pinned_step(dataset, device):
+    """Update these values only with a change that is meant to change the arithmetic of a step."""
+    one = trainer(dataset, device, seed=1)
+    before = [p.detach().clone() for p in one.network.parameters()]
+    sums, _ = train(one, 32)
+    change = torch.cat(
+        [(p - b).flatten() for p, b in zip(one.network.parameters(), before, strict=True)]
+    )
+    found = [sums[0] / 32, change.norm().item(), change.abs().max().item()]
+    assert found == pytest.approx(PINNED, rel=2e-5), (
+        f"one training step gives {found}, not {PINNED}: if the arithmetic was meant to change "
+        "(network, loss, optimizer, augmentation), put the new values into PINNED and say why"
+    )
+
+
+PINNED = [2.5224876, 2.0782225, 0.12052540]
+
+
+def test_a_step_is_nesterov_momentum_on_the_mean_loss(dataset, device):
+    one = trainer(dataset, device, lr=0.1, momentum=0.9, weight_decay=0.01)
+    reference = copy.deepcopy(one.network)
+    optimizer = torch.optim.SGD(
+        reference.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01
+    )
+    index, view = dataset.epoch(0, 1)
+    train(one, 96)
+    for start in (0, 32, 64):
+        chunk = slice(start, start + 32)
+        batch = dataset.batch(index[chunk], view[chunk])
+        optimizer.zero_grad()
+        functional.cross_entropy(reference(batch.images), batch.labels).backward()
+        optimizer.step()
+    for a, b in zip(one.network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- what is logged
+
+
+def test_losses_are_means_over_images_whatever_the_last_batch(dataset, device):
+    """80 images in batches of 32: the short last batch counts as 16 images, not as 32."""
+    one = trainer(dataset, device, lr=1e-12, weight_decay=0.0)
+    losses, right = [], 0
+    index, view = dataset.epoch(0, 1)
+    for chunk in ((0, 32), (32, 64), (64, 80)):
+        batch = dataset.batch(index[slice(*chunk)], view[slice(*chunk)])
+        logits = copy.deepcopy(one.network).train()(batch.images)
+        losses += functional.cross_entropy(logits, batch.labels, reduction="none").tolist()
+        right += (logits.argmax(1) == batch.labels).sum().item()
+    sums, _ = train(one, 80)
+    assert sums[0] == pytest.approx(sum(losses), rel=1e-4) and sums[3] == right
+    assert sums[1] == sums[0] and sums[2] == 0  # the hard loss is all, there is no soft one
+
+
+def test_evaluation_is_over_all_images_in_eval_mode(dataset, device):
+    one = trainer(dataset, device)
+    train(one, 96)
+    before = copy.deepcopy(one.network.state_dict())
+    logits = one.evaluate(dataset.test_images)
+    assert equal(dict(before), dict(one.network.state_dict()))  # statistics did not move
+    assert one.network.training  # and training goes on in train mode
+    reference = copy.deepcopy(one.network).eval()
+    torch.testing.assert_close(logits, reference(dataset.test_images))
+    loss, accuracy = measure(logits, dataset.test_labels)
+    assert loss == pytest.approx(functional.cross_entropy(logits, dataset.test_labels).item())
+    assert accuracy == 100 * (logits.argmax(1) == dataset.test_labels).double().mean().item()
+
+
+def test_statistics_move_in_every_epoch_of_training(dataset, device):
+    """A network left in eval mode after the first evaluation would train on frozen statistics."""
+    one = trainer(dataset, device)
+    means = []
+    for epoch in (1, 2):
+        train(one, 96, epoch)
+        one.evaluate(dataset.test_images)
+        means.append(one.network[1][1].running_mean.clone())
+    assert not torch.equal(*means)
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def test_schedules():
+    def rates(**changes):
+        config = quick_config(lr=2.0, epochs=10, **changes)
+        return torch.cat([learning_rates(config, 10, epoch) for epoch in range(1, 11)])
+
+    assert (rates(schedule="constant") == 2).all()
+    step = rates(schedule="step")
+    assert (step[:60] == 2).all() and (step[60:85] == 0.2).all()
+    assert step[85:].tolist() == pytest.approx([0.02] * 15)
+    cosine = rates(schedule="cosine", warmup=0.1)
+    assert cosine[0] == pytest.approx(0.2) and cosine[9] == pytest.approx(2)
+    assert (cosine[:10].diff() > 0).all() and (cosine[10:].diff() < 0).all()
+    assert cosine[55] == pytest.approx(1) and 0 < cosine[-1] < 0.01
+
+
+# ---------------------------------------------------------------- learning
+
+
+def test_sixteen_images_are_overfitted(dataset, device):
+    one = trainer(dataset, device, batch_size=16, lr=0.05, schedule="constant", epochs=60)
+    for _ in range(60):
+        sums, _ = train(one, 16)
+    assert sums[3] == 16 and sums[0] / 16 < 0.05
+
+
+def test_the_tiny_data_set_is_learned(dataset, device, tmp_path):
+    torch.manual_seed(0)
+    config = quick_config(epochs=10, lr=0.05, schedule="cosine")
+    checkpoint = run_fit(build("small-cnn"), hard, dataset, tmp_path / "run", device, config)
+    assert [row["epoch"] for row in checkpoint["rows"]] == list(range(1, 11))
+    assert checkpoint["rows"][-1]["test_accuracy"] > 90
+
+
+# ---------------------------------------------------------------- distillation
+
+
+def student_objective(teacher_logits, alpha, temperature=4.0):
+    def loss(logits, batch):
+        return distillation_loss(
+            logits, teacher_logits(batch), batch.labels, temperature=temperature, alpha=alpha
+        )
+
+    return loss
+
+
+@pytest.fixture
+def teacher(dataset, device):
+    torch.manual_seed(7)
+    network = build("resnet")
+    network(dataset.batch(*(part[:64] for part in dataset.epoch(9, 9))).images)
+    return freeze(network)
+
+
+def test_alpha_0_trains_exactly_like_the_baseline(dataset, device, teacher):
+    baseline = trainer(dataset, device)
+    remembered = RememberedLogits(teacher, dataset, device, "digest", None)
+    index, view = dataset.epoch(0, 1)
+    with StopSignals() as stop:
+        remembered.prepare(index, view, stop)
+    student = trainer(dataset, device, student_objective(remembered, alpha=0.0))
+    for each in (baseline, student):
+        train(each, len(dataset))
+    assert equal(dict(baseline.network.state_dict()), dict(student.network.state_dict()))
+    other = trainer(dataset, device, student_objective(remembered, alpha=0.5))
+    train(other, len(dataset))
+    assert not equal(dict(baseline.network.state_dict()), dict(other.network.state_dict()))
+
+
+def test_training_with_the_table_is_training_with_the_teacher(dataset, device, teacher, tmp_path):
+    def trained(remembered):
+        torch.manual_seed(0)
+        return run_fit(
+            build("small-cnn"), student_objective(remembered, alpha=0.9), dataset,
+            tmp_path / f"run-{len(list(tmp_path.iterdir()))}", device, quick_config(),
+            before_epoch=remembered.prepare,
+        )["network"]  # fmt: skip
+
+    table = RememberedLogits(teacher, dataset, device, "digest", tmp_path)
+    with_table = trained(table)
+    assert 0 < table.asked <= 2 * len(dataset)
+    asking = RememberedLogits(teacher, dataset, device, "digest", None)
+    asking.table = None
+    weights = trained(asking)
+    for key in weights:
+        torch.testing.assert_close(with_table[key], weights[key], rtol=1e-4, atol=1e-5)
+    table.keep()
+    again = RememberedLogits(teacher, dataset, device, "digest", tmp_path)
+    assert equal(trained(again), with_table) and again.asked == 0  # bit for bit, from disk
+    other = RememberedLogits(teacher, dataset, device, "another teacher", tmp_path)
+    assert other.table.isnan().all()
+
+
+def test_a_damaged_table_is_computed_again(dataset, device, teacher, tmp_path):
+    index, view = dataset.epoch(0, 1)
+    first = RememberedLogits(teacher, dataset, device, "digest", tmp_path)
+    with StopSignals() as stop:
+        first.prepare(index, view, stop)
+    first.keep()
+    content = bytearray(first.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.path.write_bytes(content)
+    assert RememberedLogits(teacher, dataset, device, "digest", tmp_path).table.isnan().all()
+
+
+def test_the_teacher_answers_to_the_views_that_the_student_sees(dataset, device, teacher):
+    remembered = RememberedLogits(teacher, dataset, device, "digest", None)
+    index, view = dataset.epoch(0, 1)
+    with StopSignals() as stop:
+        remembered.prepare(index, view, stop)
+    seen = []
+
+    def loss(logits, batch):
+        seen.append((batch, remembered(batch)))
+        return hard(logits, batch)
+
+    train(trainer(dataset, device, loss), len(dataset))
+    assert len(seen) > 1
+    for batch, answers in seen:
+        expected = functional.softmax(teacher(batch.images), 1)
+        torch.testing.assert_close(functional.softmax(answers, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_teacher_is_unchanged_by_training_a_student(dataset, device, teacher):
+    before = copy.deepcopy(teacher.state_dict())
+    remembered = RememberedLogits(teacher, dataset, device, "digest", None)
+    remembered.table = None  # it is asked at every step
+    train(trainer(dataset, device, student_objective(remembered, alpha=0.5)), len(dataset))
+    assert equal(dict(before), dict(teacher.state_dict())) and not teacher.training
+
+
+def test_a_teacher_with_many_views_is_asked_at_every_step(tiny_data, device, teacher):
+    data = Dataset(load(tiny_data), Views(padding=3, flip=True), "cpu")
+    assert RememberedLogits(teacher, data, device, "digest", None).table is None
+
+
+# ---------------------------------------------------------------- fairness
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_student_and_baseline_of_a_seed_start_alike_and_see_the_same_batches(
+    dataset, device, recipe
+):
+    seen, starts = [], []
+
+    def spy(logits, batch):
+        seen.append((batch.index.clone(), batch.view.clone()))
+        return hard(logits, batch)
+
+    for kind in (None, StudentConfig):
+        options = {"kind": kind} if kind else {}
+        config = quick_config(recipe=recipe, seed=5, **options)
+        torch.manual_seed(config.seed)
+        network = build("small-cnn")
+        starts.append(copy.deepcopy(network.state_dict()))
+        train(Trainer(network, spy, dataset, config, device), len(dataset), seed=config.seed)
+    assert equal(*map(dict, starts))
+    half = len(seen) // 2
+    assert half and equal(seen[:half], seen[half:])
+
+
+# ---------------------------------------------------------------- faults and devices
+
+
+def test_a_nan_stops_before_the_step(dataset, device):
+    calls = []
+
+    def loss(logits, batch):
+        calls.append(1)
+        value = hard(logits, batch)
+        return value._replace(total=value.total * math.nan) if len(calls) == 3 else value
+
+    one = trainer(dataset, device, loss, lr=0.01)
+    twin = trainer(dataset, device, lr=0.01)
+    with pytest.raises(UserError, match=r"epoch 1, step 3 of 8, at learning rate 0\.01.*--lr"):
+        train(one, len(dataset))
+    train(twin, 64)
+    for a, b in zip(one.network.parameters(), twin.network.parameters(), strict=True):
+        assert torch.equal(a, b)  # as after two steps
+
+
+def test_an_explicit_device_never_falls_back(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no cuda device"):
+        choose_device(quick_config(device="cuda"))
+    assert choose_device(quick_config(device="auto")).type in ("cpu", "mps")
+
+
+def test_bfloat16_comes_near_float32(dataset, tmp_path):
+    accuracies = []
+    for precision in ("float32", "bfloat16"):
+        config = quick_config(epochs=10, lr=0.05, schedule="cosine", precision=precision)
+        device = choose_device(config)
+        torch.manual_seed(0)
+        network = build("small-cnn")
+        checkpoint = run_fit(network, hard, dataset, tmp_path / precision, device, config)
+        accuracies.append(checkpoint["rows"][-1]["test_accuracy"])
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+    assert np.ptp(accuracies) < 10
