@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     args = parser.parse_args(argv)
+    readme = around_results(args.readme) if args.readme else None
 
     root = args.runs or (RUNS_DIR if any(RUNS_DIR.rglob("summary.json")) else RESULTS_DIR)
     records, problems = read_all(root)
@@ -74,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = comparison.table()
     try:
         write_report(args.out, comparison, table, verdicts, problems)
-        if args.readme:
-            write_readme(args.readme, comparison, table, verdicts)
+        if readme:
+            write_readme(args.readme, readme, comparison, table)
     except OSError as error:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
 
@@ -134,9 +135,12 @@ def headline(trio: Trio) -> str:
         f"points of test accuracy ({certainty}): student {means[2]:.2f} %, baseline "
         f"{means[1]:.2f} %, teacher {means[0]:.2f} %"
     )
-    if not (gap := gap_recovered(trio)):
-        return sentence + "; the teacher is no better than the baseline."
-    return sentence + f"; {100 * gap.value:.0f} % of the gap to the teacher."
+    gap = gap_recovered(trio)
+    if not gap:
+        return f"{sentence}; the teacher is no better than the baseline."
+    if effect != "gains" or np.isnan(gap.low):
+        return f"{sentence}."
+    return f"{sentence}; that is {100 * gap.value:.0f} % of the gap to the teacher."
 
 
 def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
@@ -157,6 +161,12 @@ def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
     ]
 
 
+WORDS_EXPLAINED = (
+    "The notes are the lab report that is reproduced here. Experiment 1 has a plain CNN as the "
+    "teacher, experiment 2 a ResNet; baseline and student are one small CNN, trained alone and "
+    "with the teacher. Recipe notes trains as the notes do, recipe best trains the same networks "
+    "as well as we can."
+)
 COLUMNS_EXPLAINED = (
     "Accuracies in percent, mean ± sample deviation over the seeds. test: at the epoch chosen on "
     "the held-out images; best test epoch: the notes' way, chosen on the test images themselves, "
@@ -169,21 +179,28 @@ COLUMNS_EXPLAINED = (
 def terminal_table(table: pd.DataFrame, recipe: str) -> str:
     """In 80 columns."""
     short = {
-        "network": "network", "seeds": "n", "train": "train", "test": "test", "last epoch": "last",
+        "network": "network", "seeds": "n", "train": "train", "test": "test",
         "best test epoch": "best epoch", "notes": "notes", "gain on baseline": "gain [95 %]",
     }  # fmt: skip
     rows = [list(short.values())] + [
         [row[key].replace(" ± ", "±") for key in short] for row in results_rows(table, recipe)
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[0] = min(widths[0], 80 - sum(widths[1:]) - len(widths[1:]))
     return "\n".join(
-        " ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        " ".join(
+            word[:width].ljust(width) for word, width in zip(row, widths, strict=True)
+        ).rstrip()
         for row in rows
     )
 
 
-def describe_part(part: claims.Part) -> str:
-    return f"{part.statistic}: {signed(part.estimate)}"
+def measured(part: claims.Part) -> str:
+    """A part's value with its interval; with its sign where the side of 0 is what matters."""
+    words = signed(part.estimate)
+    if part.claimed not in (claims.POSITIVE, claims.NEGATIVE):
+        words = words.replace("+", "")
+    return f"{words}; {part.aside}" if part.aside else words
 
 
 def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame:
@@ -220,6 +237,7 @@ def blocks(
     trios = comparison.experiments()
     for trio in trios:
         yield Text(headline(trio), strong=True)
+    yield Text(WORDS_EXPLAINED)
     if problems:
         yield Table("Missing or left out", ["what"], [[problem] for problem in problems])
     yield Heading("Results")
@@ -248,13 +266,28 @@ def blocks(
             plots.cost(recipe, groups),
             f"Test accuracy against parameters and multiply-adds, recipe {recipe}.",
         )
+    images = test_images(trios[0].baselines[0].labels) if trios else None
+    if trios and images is None:
+        yield Text(
+            "The gallery of images is left out: it needs the data set that the runs were tested "
+            "on. python -m common.data fetches it."
+        )
     for trio in trios:
         yield Heading(f"Where they differ: experiment {trio.experiment}, recipe {trio.recipe}")
-        yield from difference_blocks(trio)
+        yield from difference_blocks(trio, images)
     yield Heading("Calibration and fidelity")
     yield from calibration_blocks(comparison, table)
     yield Heading("How the runs were made")
     yield runs_table(comparison)
+
+
+def test_images(labels: np.ndarray) -> np.ndarray | None:
+    """(N, 28, 28) uint8; None where the data set is not here, or has other test images."""
+    try:
+        data = load(fetch=False)
+    except UserError:
+        return None
+    return data.test_images if np.array_equal(data.test_labels, labels) else None
 
 
 def what_choosing_adds(table: pd.DataFrame, recipe: str) -> str:
@@ -291,22 +324,25 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
     for claim, (text, how, _) in claims.CLAIMS.items():
         yield Heading(f"{claim}: {text}", 3)
         yield Text(how)
+        yield Picture.of(
+            f"claim-{claim}",
+            plots.claim(
+                {key: (each[claim].parts, each[claim].word) for key, each in shown.items()}
+            ),
+            f"{claim}: each statistic with its 95 % interval; shaded where the claim says it lies.",
+        )
         yield Table(
             f"{claim}, measured",
-            ["recipe and experiment", "statistic, value [95 % interval]", "adjusted p", "verdict"],
+            ["experiment", "statistic", "value [95 % interval]", "claim's p, adjusted", "verdict"],
             [
-                [
-                    key,
-                    "; ".join(map(describe_part, each[claim].parts)),
-                    p_value(each[claim].p),
-                    each[claim].word,
-                ]
+                [key, part.statistic, measured(part), p_value(each[claim].p), each[claim].word]
                 for key, each in shown.items()
+                for part in each[claim].parts
             ],
         )
 
 
-def difference_blocks(trio: Trio) -> Iterator[Block]:
+def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
     suffix = f"{trio.recipe}-{trio.experiment}"
     change = pd.DataFrame(
         [claims.class_error_change(trio, label) for label in range(len(CLASSES))],
@@ -364,12 +400,7 @@ def difference_blocks(trio: Trio) -> Iterator[Block]:
             f"(95 % interval {100 * gap.low:.0f} to {100 * gap.high:.0f} %, by bootstrap over "
             "the test images)."
         )
-    try:
-        images = load(fetch=False).test_images
-    except UserError:
-        yield Text("The gallery of images needs the data set: python -m common.data fetches it.")
-        return
-    if len(images) == len(trio.baselines[0].labels):
+    if images is not None:
         yield Picture.of(
             f"gallery-{suffix}",
             plots.gallery(trio, images),
@@ -416,18 +447,16 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
 
 
 def runs_table(comparison: Comparison) -> Table:
+    words = {
+        "epochs": "{} epochs", "batch_size": "batch {}", "lr": "lr {}", "schedule": "{}",
+        "weight_decay": "weight decay {}", "label_smoothing": "label smoothing {}",
+        "loss": "{}", "temperature": "temperature {}", "alpha": "alpha {}",
+    }  # fmt: skip
+
     def settings(config: dict) -> str:
-        words = [
-            f"{config['epochs']} epochs", f"batch {config['batch_size']}", f"lr {config['lr']}",
-            config["schedule"], f"weight decay {config['weight_decay']}",
-        ]  # fmt: skip
-        if config["label_smoothing"]:
-            words.append(f"label smoothing {config['label_smoothing']}")
-        if config["role"] == "student":
-            words += [
-                config["loss"], f"temperature {config['temperature']}", f"alpha {config['alpha']}",
-            ]  # fmt: skip
-        return ", ".join(words)
+        return ", ".join(
+            form.format(config[key]) for key, form in words.items() if config.get(key) is not None
+        )
 
     return Table(
         "One row a recipe and network",
@@ -440,7 +469,7 @@ def runs_table(comparison: Comparison) -> Table:
                 ", ".join(
                     sorted({f"{r.config['device_name']}, {r.config['precision']}" for r in runs})
                 ),
-                ", ".join(sorted({r.config["versions"]["torch"] for r in runs})),
+                ", ".join(sorted({str(r.config["versions"].get("torch", DASH)) for r in runs})),
                 f"{np.mean([run.log['seconds'].sum() for run in runs]):.0f}",
             ]
             for (recipe, name), runs in comparison.groups.items()
@@ -471,9 +500,7 @@ def write_report(
     (folder / "report.md").write_text(to_markdown(TITLE, page, "figures"), encoding="utf-8")
 
 
-def readme_block(
-    comparison: Comparison, table: pd.DataFrame, verdicts: dict[tuple[str, int], list[Verdict]]
-) -> str:
+def readme_block(comparison: Comparison, table: pd.DataFrame) -> str:
     """What stands between the README's marks."""
     parts = [f"**{headline(trio)}**" for trio in comparison.experiments()]
     for recipe in comparison.recipes:
@@ -488,25 +515,27 @@ def readme_block(
     return "\n\n".join(parts)
 
 
-def write_readme(
-    path: Path,
-    comparison: Comparison,
-    table: pd.DataFrame,
-    verdicts: dict[tuple[str, int], list[Verdict]],
-) -> None:
-    text = path.read_text(encoding="utf-8")
+def around_results(path: Path) -> tuple[str, str]:
+    """The README's text before and after its results, marks included. Raises UserError."""
+    what_to_do = f"put {README_MARKS[0]} and {README_MARKS[1]} into it"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}", str(error), what_to_do) from error
     start, end = (text.find(mark) for mark in README_MARKS)
     if not 0 <= start < end:
-        raise UserError(f"{path} has no place for results", "its marks are missing",
-                        f"put {README_MARKS[0]} and {README_MARKS[1]} into it")  # fmt: skip
-    head, tail = text[: start + len(README_MARKS[0])], text[end:]
+        raise UserError(f"{path} has no place for results", "its marks are missing", what_to_do)
+    return text[: start + len(README_MARKS[0])], text[end:]
+
+
+def write_readme(
+    path: Path, around: tuple[str, str], comparison: Comparison, table: pd.DataFrame
+) -> None:
     picture = path.parent / "results" / "headline.png"
     picture.parent.mkdir(exist_ok=True)
     figure = plots.headline({recipe: comparison.of(recipe) for recipe in comparison.recipes})
     picture.write_bytes(to_bytes(figure, "png"))
-    path.write_text(
-        f"{head}\n{readme_block(comparison, table, verdicts)}\n{tail}", encoding="utf-8"
-    )
+    path.write_text(f"\n{readme_block(comparison, table)}\n".join(around), encoding="utf-8")
 
 
 if __name__ == "__main__":

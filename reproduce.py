@@ -32,10 +32,11 @@ from common.config import (
     positive_int,
 )
 from common.data import load
+from common.device import choose_device
 from common.errors import Interrupted, UserError, script
 from common.loss import hard_loss
 from common.models import build
-from common.train import StopSignals, Trainer, choose_device
+from common.train import StopSignals, Trainer
 
 ROOT = Path(__file__).resolve().parent
 

@@ -18,11 +18,12 @@ from torch import Tensor
 from common.batches import Batch, Dataset, Views
 from common.config import BaselineConfig
 from common.data import load
+from common.device import choose_device
 from common.errors import script
 from common.loss import Loss, hard_loss
 from common.models import build
 from common.run import describe, open_run
-from common.train import choose_device, fit
+from common.train import fit
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,12 +22,13 @@ from torch import Tensor
 from common.batches import Batch, Dataset, Views
 from common.config import StudentConfig
 from common.data import load
+from common.device import choose_device
 from common.errors import script
 from common.loss import SOFT_LOSSES, Loss, distillation_loss
 from common.models import build, freeze
 from common.remember import RememberedLogits
 from common.run import describe, find_teacher, open_run, read_teacher
-from common.train import choose_device, fit
+from common.train import fit
 
 
 def main(argv: Sequence[str] | None = None) -> None:

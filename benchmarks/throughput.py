@@ -24,11 +24,12 @@ from benchmarks import plain  # noqa: E402
 from common.batches import Dataset, Views  # noqa: E402
 from common.config import Parser, StudentConfig, positive_int  # noqa: E402
 from common.data import load  # noqa: E402
+from common.device import Device, choose_device
 from common.errors import script  # noqa: E402
 from common.loss import SOFT_LOSSES, distillation_loss, hard_loss  # noqa: E402
 from common.models import build, count_multiply_adds, freeze  # noqa: E402
 from common.remember import RememberedLogits  # noqa: E402
-from common.train import Device, StopSignals, Trainer, choose_device  # noqa: E402
+from common.train import StopSignals, Trainer
 
 
 def matmul_rate(device: Device, rounds: int = 7) -> float:

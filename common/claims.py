@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from common import stats
-from common.records import Record
+from common.records import CLASS_COUNT, Record
 from common.stats import Estimate
 
 SHIRT = 6
 SIGNIFICANCE = 0.05
-NOTES_CHANGE_EPOCH, NOTES_EPOCHS, TOLERANCE = 30, 50, 0.1  # C8; tolerance as share of the epochs
+NOTES_CHANGE_EPOCH, TOLERANCE, NOTES_EPOCHS = 30, 5, 50  # C8
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,22 @@ class Trio:
         return list(zip(self.baselines, self.students, strict=True))
 
 
+POSITIVE, NEGATIVE = (0.0, math.inf), (-math.inf, 0.0)
+
+
 @dataclass(frozen=True)
 class Part:
-    """One statistic of a claim, and the sign that the claim says it has."""
+    """One statistic of a claim, and between which bounds the claim says it lies."""
 
     statistic: str
     estimate: Estimate
-    sign: int = 1
+    claimed: tuple[float, float] = POSITIVE
+    aside: str = ""  # what else was measured, in words; not tested
 
     @property
     def as_claimed(self) -> bool:
-        return self.sign * self.estimate.value > 0
+        low, high = self.claimed
+        return low < self.estimate.value < high
 
 
 @dataclass(frozen=True)
@@ -62,30 +67,37 @@ def _difference(trio: Trio, value: Callable[[Record], float]) -> Estimate:
     return stats.over_seeds([value(student) - value(base) for base, student in trio.pairs()])
 
 
-def _paired(
-    trio: Trio,
-    statistic: Callable[[np.ndarray, np.ndarray], float],
-) -> Estimate:
-    """Student − baseline of f(labels, predicted): over the seeds, or with one over the images."""
+# f(images, wrong) of numbers (..., 10) by class
+ClassStatistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-    def difference(labels: np.ndarray, base: np.ndarray, student: np.ndarray) -> float:
-        return statistic(labels, student) - statistic(labels, base)
 
-    arrays = [
-        (base.labels, base.logits.argmax(1), student.logits.argmax(1))
+def _paired(trio: Trio, statistic: ClassStatistic, grid: float = 0.0) -> Estimate:
+    """Student − baseline of a statistic: over the seeds, or with one seed over the images."""
+
+    def difference(counts: np.ndarray) -> np.ndarray:
+        """counts: (..., 10, 2, 2) images by class, baseline right, student right."""
+        images = counts.sum((-2, -1))
+        base_wrong, student_wrong = counts[..., 0, :].sum(-1), counts[..., :, 0].sum(-1)
+        return statistic(images, student_wrong) - statistic(images, base_wrong)
+
+    counts = [
+        np.bincount(
+            4 * base.labels + 2 * base.right + student.right, minlength=4 * CLASS_COUNT
+        ).reshape(CLASS_COUNT, 2, 2)
         for base, student in trio.pairs()
     ]
-    values = [difference(*each) for each in arrays]
-    return (
-        stats.over_seeds(values)
-        if len(values) > 1
-        else stats.over_images(difference, arrays[0], values[0])
-    )
+    if len(counts) == 1:
+        return stats.over_images(difference, counts[0])
+    return stats.over_seeds([float(difference(each)) for each in counts], grid)
 
 
 def gain(trio: Trio) -> Estimate:
     """Test accuracy of student − baseline in points, at the epochs chosen on held-out images."""
-    return _paired(trio, lambda labels, predicted: 100 * (predicted == labels).mean())
+    return _paired(
+        trio,
+        lambda images, wrong: 100 * (1 - wrong.sum(-1) / images.sum(-1)),
+        grid=100 / len(trio.baselines[0].labels),
+    )
 
 
 def _log_ratio(a: float, b: float) -> float:
@@ -94,19 +106,19 @@ def _log_ratio(a: float, b: float) -> float:
 
 def faster(trio: Trio) -> list[Part]:
     def saved(base: Record, student: Record) -> float:
-        level = stats.settled_level(base.log["val_accuracy"])
-        epoch = stats.first_epoch_at(student.log["val_accuracy"], level)
-        if math.isnan(epoch):  # it never gets there within its epochs
-            epoch = len(student.log) + 1
-        return stats.first_epoch_at(base.log["val_accuracy"], level) - epoch
+        curves = [run.log["val_accuracy"].to_numpy() for run in (base, student)]
+        # A level that both reach. The baseline's own would be unfair to the student: the baseline
+        # is sure to reach it, and a student that is no worse but by chance is not.
+        level = min(map(stats.settled_level, curves))
+        return stats.first_epoch_at(curves[0], level) - stats.first_epoch_at(curves[1], level)
 
     area = _difference(trio, lambda run: run.log["val_accuracy"].mean())
     return [
         Part(
-            "epochs saved until held-out accuracy first reaches the baseline's final level "
-            f"(mean over all epochs: {area.value:+.2f} points)",
-            stats.over_seeds([saved(*pair) for pair in trio.pairs()]),
-        )
+            "epochs that the student is earlier at the lower of both final held-out accuracies",
+            stats.over_seeds([saved(*pair) for pair in trio.pairs()], grid=1),
+        ),
+        Part("held-out accuracy, mean over all epochs, student − baseline, points", area),
     ]
 
 
@@ -127,7 +139,7 @@ def steadier(trio: Trio) -> list[Part]:
         Part(
             "swing of held-out accuracy, log of student / baseline",
             _swing_ratio(trio, "val_accuracy", relative=False),
-            sign=-1,
+            claimed=NEGATIVE,
         ),
     ]
 
@@ -141,53 +153,55 @@ def better(trio: Trio) -> list[Part]:
 
 
 def _mean_class_errors(runs: list[Record]) -> np.ndarray:
-    return np.mean([stats.class_errors(r.labels, r.logits.argmax(1)) for r in runs], axis=0)
+    return np.mean([stats.class_errors(r.labels, r.predicted) for r in runs], axis=0)
 
 
 def alike(trio: Trio) -> list[Part]:
     errors = [_mean_class_errors(runs) for runs in (trio.teachers, trio.baselines)]
     matrices = [
-        np.mean([stats.confusion(r.labels, r.logits.argmax(1)) for r in runs], axis=0)
+        np.mean([stats.confusion(run.labels, run.predicted) for run in runs], axis=0)
         for runs in (trio.teachers, trio.baselines)
     ]
-    off_diagonal = ~np.eye(len(matrices[0]), dtype=bool)
-    pairs = np.corrcoef(*(matrix[off_diagonal] for matrix in matrices))[0, 1]
+    off_diagonal = ~np.eye(CLASS_COUNT, dtype=bool)
+    confusions = stats.correlation(*(matrix[off_diagonal] for matrix in matrices))
     return [
         Part(
-            "correlation of teacher's and baseline's errors over the classes "
-            f"(over the 90 confusions: {pairs:.2f})",
+            "correlation of teacher's and baseline's errors over the classes",
             stats.permuted_correlation(*errors),
+            aside=f"over the 90 confusions: {confusions:.2f}",
         )
     ]
 
 
 def class_error_change(trio: Trio, label: int) -> Estimate:
     """Errors on the images of a class, student − baseline, in percent of the class."""
-    return _paired(trio, lambda labels, predicted: stats.class_errors(labels, predicted)[label])
+    count = max(1, (trio.baselines[0].labels == label).sum())
+    return _paired(
+        trio,
+        lambda images, wrong: 100 * wrong[..., label] / np.maximum(images[..., label], 1),
+        grid=100 / count,
+    )
 
 
 def fewer_shirts(trio: Trio) -> list[Part]:
     change = class_error_change(trio, SHIRT)
-    return [Part("errors on class 6 (Shirt), student − baseline, points", change, sign=-1)]
+    return [Part("errors on class 6 (Shirt), student − baseline, points", change, claimed=NEGATIVE)]
 
 
 def more_even(trio: Trio) -> list[Part]:
     estimate = _paired(
         trio,
-        lambda labels, predicted: stats.coefficient_of_variation(
-            stats.class_errors(labels, predicted)
-        ),
+        lambda images, wrong: stats.coefficient_of_variation(wrong / np.maximum(images, 1)),
     )
     entropy = _difference(
-        trio,
-        lambda run: stats.normalised_entropy(stats.class_errors(run.labels, run.logits.argmax(1))),
+        trio, lambda run: stats.normalised_entropy(stats.class_errors(run.labels, run.predicted))
     )
     return [
         Part(
-            "coefficient of variation of the error rates of the classes, student − baseline "
-            f"(normalised entropy: {entropy.value:+.3f})",
+            "coefficient of variation of the error rates of the classes, student − baseline",
             estimate,
-            sign=-1,
+            claimed=NEGATIVE,
+            aside=f"normalised entropy: {entropy.value:+.3f}",
         )
     ]
 
@@ -195,7 +209,7 @@ def more_even(trio: Trio) -> list[Part]:
 def oscillates(trio: Trio) -> list[Part]:
     def excess(run: Record) -> float:
         curve = run.log["val_accuracy"].to_numpy()
-        chance = stats.sampling_swing(curve[stats.WARMUP_EPOCHS :].mean(), len(run.val_labels))
+        chance = stats.sampling_swing(stats.settled_level(curve), len(run.val_labels))
         return _log_ratio(stats.swing(curve), chance)
 
     estimate = stats.over_seeds([excess(run) for run in trio.baselines])
@@ -204,28 +218,30 @@ def oscillates(trio: Trio) -> list[Part]:
 
 def settles(trio: Trio) -> list[Part]:
     curves = [run.log["val_accuracy"].to_numpy() for run in trio.teachers]
-    epochs = max(map(len, curves))
-    if min(map(len, curves)) < 2 * stats.WARMUP_EPOCHS + 6:
-        return [Part("epoch of change (the runs are too short)", Estimate(math.nan))]
     points = [stats.change_point(curve) for curve in curves]
-    target, margin = epochs * NOTES_CHANGE_EPOCH / NOTES_EPOCHS, epochs * TOLERANCE
-    estimate, p_outside = stats.within(points, target - margin, target + margin)
-    distance = abs(estimate.value - target)
-    # As claimed: near epoch 30. The sign of `margin − distance` says so; p is of what it says.
-    beyond = [abs(point - target) - margin for point in points]
-    p = p_outside if distance < margin else stats.over_seeds(beyond).p
-    calm = [
-        _log_ratio(curve[point - 1 :].std(ddof=1), curve[stats.WARMUP_EPOCHS : point - 1].std())
-        for curve, point in zip(curves, points, strict=True)
+    if np.isnan(points).any():
+        return [Part("epoch of change (the runs are too short)", Estimate(math.nan))]
+    halves = [
+        np.split(curve, [int(point) - 1]) for curve, point in zip(curves, points, strict=True)
     ]
+    scale = [NOTES_EPOCHS / len(curve) for curve in curves]
+    claimed = NOTES_CHANGE_EPOCH - TOLERANCE, NOTES_CHANGE_EPOCH + TOLERANCE
+    epoch = stats.within(np.multiply(points, scale), *claimed, grid=max(scale))
+    rise = [after.mean() - before[stats.WARMUP_EPOCHS :].mean() for before, after in halves]
+    calm = [_log_ratio(stats.swing(after, 0), stats.swing(before)) for before, after in halves]
     return [
         Part(
-            f"epoch where the teacher's held-out accuracy changes level, claimed {target:.0f}"
-            f" ± {margin:.0f}",
-            estimate._replace(p=p),
-            sign=1 if distance < margin else -1,
+            f"epoch of {NOTES_EPOCHS} where the teacher's held-out accuracy changes level, "
+            f"claimed {NOTES_CHANGE_EPOCH} ± {TOLERANCE}",
+            epoch,
+            claimed,
         ),
-        Part("its spread from there on, log of after / before", stats.over_seeds(calm), sign=-1),
+        Part("by how much it rises there, points", stats.over_seeds(rise)),
+        Part(
+            "its swing from there on, log of after / before",
+            stats.over_seeds(calm),
+            claimed=NEGATIVE,
+        ),
     ]
 
 
@@ -233,8 +249,10 @@ def settles(trio: Trio) -> list[Part]:
 CLAIMS: dict[str, tuple[str, str, Callable[[Trio], list[Part]]]] = {
     "C1": (
         "The distilled network converges faster than the same network trained alone.",
-        "The baseline's final level is the median of its last five held-out accuracies. Counted "
-        "is how many epochs earlier than the baseline the student first reaches it.",
+        "A run's final level is the median of its last five held-out accuracies. Counted is how "
+        "many epochs earlier than the baseline the student first reaches the lower of the two "
+        "final levels, the one that both reach; and by how much its curve lies above the "
+        "baseline's, mean over all epochs. Both must hold.",
         faster,
     ),
     "C2": (
@@ -274,22 +292,24 @@ CLAIMS: dict[str, tuple[str, str, Callable[[Trio], list[Part]]]] = {
     ),
     "C8": (
         "The teacher leaves a local minimum around epoch 30 of 50 and is stable from there.",
-        "The split of the held-out curve into two levels that fits best must lie within a tenth "
-        "of the epochs of epoch 30 of 50 (two one-sided tests), and the spread must be smaller "
-        "after it than before.",
+        "The split of the held-out curve into two levels that fits best must lie within five "
+        "epochs of epoch 30 of 50 (two one-sided tests), the second level must be the higher "
+        "one, and the swing must be smaller after the split than before it.",
         settles,
     ),
 }
 
 
 def _p(parts: list[Part]) -> float:
-    """p of the whole claim: all parts hold (the largest p), or one does not (Bonferroni)."""
-    against = [part.estimate.p for part in parts if not part.as_claimed]
-    if any(math.isnan(part.estimate.value) for part in parts):
+    """p of the whole claim: all parts hold (the largest p), or one does not (Bonferroni).
+
+    nan where a part's p is: what cannot be tested is left undecided.
+    """
+    p = np.array([part.estimate.p for part in parts])
+    against = np.array([not part.as_claimed for part in parts])
+    if np.isnan(p).any():
         return math.nan
-    if against:
-        return float(np.minimum(1, np.min(against) * len(parts)))
-    return float(np.max([part.estimate.p for part in parts]))
+    return min(1.0, p[against].min() * len(parts)) if against.any() else p.max()
 
 
 def judge(trio: Trio) -> list[Verdict]:

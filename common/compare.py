@@ -178,15 +178,15 @@ def gap_recovered(trio: Trio) -> Estimate | None:
 def agreement_table(trio: Trio) -> list[tuple[bool, bool, bool, int]]:
     """(teacher right, baseline right, student right, images), summed over the paired seeds.
 
-    With fewer teachers than students, the first teacher stands for the rest.
+    The teacher is the student's own; seeds whose teacher is not among the runs do not count.
     """
-    teachers = trio.teachers
-    if len(teachers) != len(trio.students):
-        teachers = [trio.teachers[0]] * len(trio.students)
-    right = [
-        np.concatenate([run.right for run in runs])
-        for runs in (teachers, trio.baselines, trio.students)
+    teachers = {teacher.weights_sha256: teacher for teacher in trio.teachers}
+    threes = [
+        (teachers[digest], base, student)
+        for base, student in trio.pairs()
+        if (digest := student.config.get("teacher_sha256")) in teachers
     ]
+    right = [np.concatenate([run.right for run in runs]) for runs in zip(*threes, strict=True)]
     kinds = [(t, b, s) for t in (True, False) for b in (True, False) for s in (True, False)]
     return [
         (*kind, int(np.all([r == k for r, k in zip(right, kind, strict=True)], axis=0).sum()))

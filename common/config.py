@@ -31,11 +31,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # decay and augmentation.
     "notes": {
         "teacher": dict(
-            epochs=50, batch_size=125, lr=0.05, schedule="step", warmup=0.0,
-            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
+            epochs=50, batch_size=125, lr=0.1, schedule="step", warmup=0.0,
+            weight_decay=1e-3, label_smoothing=0.0, padding=1, flip=True,
         ),
         "small-cnn": dict(
-            epochs=50, batch_size=125, lr=0.1, schedule="constant", warmup=0.0,
+            epochs=50, batch_size=125, lr=0.08, schedule="constant", warmup=0.0,
             weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
             temperature=4.0, alpha=0.5, soft_weight=1.0, loss="kd",
         ),
@@ -90,7 +90,7 @@ def path(text: str) -> str:
     return text
 
 
-def folder(text: str) -> str:
+def run_folder(text: str) -> str:
     """A path at which there is a folder, or can be one."""
     whole = Path(path(text))
     for part in (whole, *whole.parents):
@@ -148,7 +148,7 @@ class Config:
     data_dir: str | None = setting(
         path, "folder that holds Fashion-MNIST (default: found or fetched)"
     )
-    out: str | None = setting(folder, "run folder (default: runs/RECIPE/NAME/seed-SEED)")
+    out: str | None = setting(run_folder, "run folder (default: runs/RECIPE/NAME/seed-SEED)")
     device: str = setting(one_of("auto", "cuda", "mps", "cpu"), "where to train", "auto")
     precision: str = setting(
         one_of("auto", "float32", "bfloat16"),
@@ -199,7 +199,8 @@ class Config:
             if len(set(values.values())) == 1:
                 return f" (default: {values[next(iter(RECIPES))]})"
             return " (" + ", ".join(f"{recipe}: {v}" for recipe, v in values.items()) + ")"
-        return "" if each.default in (None, False) else f" (default: {each.default})"
+        shown = each.default is not None and each.default is not False  # 0 is
+        return f" (default: {each.default})" if shown else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +247,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):
-            word = message.removeprefix("unrecognized arguments:").split()[0]
+            word = (message.removeprefix("unrecognized arguments:").split() or ["''"])[0]
             options = [o for action in self._actions for o in action.option_strings]
             message = f"unknown argument {word}{_nearest(word.split('=')[0], options)}"
         raise UserError("bad command line", message, f"see `python {self.prog} --help`")

@@ -44,9 +44,9 @@ def script(main: Callable[[], int | None]) -> NoReturn:
     except Interrupted as stop:
         status = stop.exit_code
     except KeyboardInterrupt:
-        status = 128 + signal.SIGINT
+        status = 130
     except BrokenPipeError:
-        status = 128 + signal.SIGPIPE
+        status = 141
     except Exception as error:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()

@@ -41,7 +41,9 @@ class Picture:
 
     @classmethod
     def of(cls, name: str, figure: Figure, alt: str) -> Self:
-        return cls(name, to_bytes(figure, "png"), to_bytes(figure, "svg"), alt)
+        png = to_bytes(figure, "png")
+        figure.set_layout_engine("none")  # laid out already: a second time takes as long again
+        return cls(name, png, to_bytes(figure, "svg"), alt)
 
 
 Block = Heading | Text | Table | Picture
@@ -63,10 +65,11 @@ table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabu
 caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
 th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;
          vertical-align: top; }
+.short { white-space: nowrap; }
 thead th { background: var(--band); }
 tbody th { font-weight: 600; }
 figure { margin: 1.2rem 0; }
-figure img { width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
+figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
 figcaption { font-size: 0.9rem; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 """
@@ -75,11 +78,14 @@ figcaption { font-size: 0.9rem; }
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """One file, nothing in it comes from elsewhere."""
     body, contents = [], []
+    first_section = None  # the contents stand before it
     for number, block in enumerate(blocks):
         match block:
             case Heading(text, level):
                 anchor = f"s{number}"
                 if level == 2:
+                    if first_section is None:
+                        first_section = len(body)
                     contents.append(f'<li><a href="#{anchor}">{html.escape(text)}</a></li>')
                 body.append(f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>')
             case Text(text, strong):
@@ -93,6 +99,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
                     f'src="data:image/svg+xml;base64,{source}">'
                     f"<figcaption>{html.escape(alt)}</figcaption></figure>"
                 )
+    body.insert(first_section or 0, f'<nav aria-label="Contents"><ul>{"".join(contents)}</ul></nav>')
     return "\n".join(
         [
             "<!doctype html>",
@@ -102,7 +109,6 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
             '<link rel="icon" href="data:,">',
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>",
             f"<body><header><h1>{html.escape(title)}</h1></header>",
-            f'<nav aria-label="Contents"><ul>{"".join(contents)}</ul></nav>',
             "<main>",
             *body,
             "</main></body></html>",
@@ -112,11 +118,15 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
 
 
 def _html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def cell(word: str, tag: str, scope: str = "") -> str:
+        short = " class=short" if len(word) <= 28 else ""  # a figure is not broken in two
+        return f"<{tag}{scope}{short}>{html.escape(word)}</{tag}>"
+
     head = "".join(f'<th scope="col">{html.escape(word)}</th>' for word in columns)
     lines = []
     for first, *rest in rows:
-        cells = "".join(f"<td>{html.escape(word)}</td>" for word in rest)
-        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+        cells = [cell(first, "th", " scope=row"), *(cell(word, "td") for word in rest)]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
     caption = html.escape(caption)
     # A table wider than a phone scrolls in a box of its own, by keyboard too.
     return (

@@ -4,15 +4,17 @@ One colour a network, everywhere; the palette is Okabe and Ito's, which colour-b
 tell apart, and every line has a style or a marker of its own besides.
 """
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.special import softmax
 
 from common import stats
-from common.claims import Trio
+from common.claims import Part, Trio
 from common.data import CLASSES
 from common.records import Record
 
@@ -101,7 +103,7 @@ def curves(recipe: str, groups: Groups) -> Figure:
                 row = run.log.loc[run.log[column].idxmax()]
                 axes.plot(
                     row["epoch"], row[column], MARKERS.get(name, "*"), color=_style(name)["color"],
-                    markeredgecolor="white", markersize=8, clip_on=False, zorder=5,
+                    markeredgecolor="white", markersize=7, clip_on=False, zorder=5,
                 )  # fmt: skip
         if runs[0].role == "student":
             _curve(parts, name, runs, "train_soft_loss", label=f"{name}: soft", linestyle="-")
@@ -162,7 +164,7 @@ def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
     errors, difference = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     place = np.arange(len(CLASSES))
     for offset, (name, runs) in zip((-0.27, 0, 0.27), _trio_groups(trio).items(), strict=True):
-        values = np.array([stats.class_errors(r.labels, r.logits.argmax(1)) for r in runs])
+        values = np.array([stats.class_errors(r.labels, r.predicted) for r in runs])
         errors.barh(
             place + offset, values.mean(0), 0.25, color=COLOURS.get(name, OTHER), label=name
         )
@@ -187,7 +189,7 @@ def confusions(trio: Trio) -> Figure:
     figure = _figure(12, 11)
     panels = figure.subplots(2, 2).flat
     matrices = {
-        name: np.mean([stats.confusion(r.labels, r.logits.argmax(1)) for r in runs], axis=0)
+        name: np.mean([stats.confusion(r.labels, r.predicted) for r in runs], axis=0)
         for name, runs in _trio_groups(trio).items()
     }
     _, baseline, student = matrices.values()
@@ -275,7 +277,7 @@ def cost(recipe: str, groups: Groups) -> Figure:
 
 
 def seeds(recipe: str, groups: Groups) -> Figure:
-    """Every seed a point; student and baseline of one seed joined."""
+    """Every seed a point, every network a row."""
     figure = _figure(8, 1.6 + 0.45 * len(groups))
     axes = figure.subplots()
     for place, (name, runs) in enumerate(groups.items()):
@@ -286,55 +288,91 @@ def seeds(recipe: str, groups: Groups) -> Figure:
         )  # fmt: skip
         axes.plot(np.mean(values), place, "|", color="black", markersize=20, markeredgewidth=2)
     axes.set_yticks(range(len(groups)), groups)
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.5, -0.5)
     _tidy(axes, f"Every seed, recipe {recipe} (bar: mean)", "test accuracy (%), selected epoch", "")
+    return figure
+
+
+def claim(measured: dict[str, tuple[Sequence[Part], str]]) -> Figure:
+    """The statistics of a claim with their 95 % intervals, by experiment; shaded: as claimed.
+
+    measured: parts and verdict by the name of the experiment.
+    """
+    count = max(len(parts) for parts, _ in measured.values())
+    figure = _figure(12, 1.7 + 0.35 * len(measured))
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    for column, axes in enumerate(panels):
+        for place, (parts, _) in enumerate(measured.values()):
+            if column >= len(parts) or np.isnan(parts[column].estimate.value):
+                continue
+            value, low, high, _ = parts[column].estimate
+            reach = np.nan_to_num([[value - low], [high - value]])
+            axes.errorbar(value, place, xerr=reach, fmt="o", color="black", capsize=4)
+        part = next(parts[column] for parts, _ in measured.values() if column < len(parts))
+        for bound in filter(np.isfinite, part.claimed):
+            axes.axvline(bound, color="black", linewidth=0.8)
+        axes.margins(x=0.08)
+        low, high = axes.get_xlim()
+        axes.axvspan(*np.clip(part.claimed, low, high), color="#009E73", alpha=0.12, zorder=0)
+        axes.set_xlim(low, high)
+        _tidy(axes, "", textwrap.fill(part.statistic, 100 // count), "")
+    panels[0].set_yticks(
+        range(len(measured)), [f"{name}: {word}" for name, (_, word) in measured.items()]
+    )
+    panels[0].set_ylim(len(measured) - 0.5, -0.5)
     return figure
 
 
 def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
     """Test images that one of baseline and student (first seed) gets right and the other wrong.
 
-    images: (10000, 28, 28) uint8. Beside each the probabilities that the three networks give to
-    the classes, among them the teacher's softened view. Images are the first in file order, not
-    chosen.
+    images: (N, 28, 28) uint8, those that the runs were tested on. Beside each the probabilities
+    that the three networks give to the classes, and the teacher's softened ones, which the
+    student was shown. Images are the first in file order, not chosen.
     """
     baseline, student = trio.pairs()[0]
-    teacher = trio.teachers[0]
-    rows = [
-        ("student right, baseline wrong", np.flatnonzero(student.right & ~baseline.right)[:count]),
-        ("baseline right, student wrong", np.flatnonzero(baseline.right & ~student.right)[:count]),
-    ]
-    figure = _figure(12, 8.2)
-    grid = figure.subplots(4, count, height_ratios=(1, 1.7, 1, 1.7))
-    for axes in grid.flat:
-        axes.axis("off")
-    for top, (title, chosen) in zip((0, 2), rows, strict=True):
-        for column, k in enumerate(chosen):
-            axes = grid[top, column]
-            axes.imshow(images[k], cmap="gray_r")
-            label = CLASSES[baseline.labels[k]]
-            axes.set_title(f"{title}\n\n{label}" if column == 0 else label, fontsize=10,
-                           loc="left" if column == 0 else "center")  # fmt: skip
-            axes = grid[top + 1, column]
-            axes.axis("on")
-            for offset, (name, run) in zip(
-                (-0.27, 0, 0.27),
-                {r.name: r for r in (teacher, baseline, student)}.items(),
-                strict=True,
-            ):
-                axes.barh(
-                    np.arange(10) + offset, run.probabilities[k], 0.27,
-                    color=COLOURS.get(name, OTHER), label=name,
+    teacher = next(
+        (t for t in trio.teachers if t.weights_sha256 == student.config.get("teacher_sha256")),
+        trio.teachers[0],
+    )
+    temperature = student.config.get("temperature", 1)
+    legend = ()
+    figure = _figure(12, 9)
+    halves = figure.subfigures(2, 1)
+    for half, title, chosen in (
+        (halves[0], "Student right, baseline wrong", student.right & ~baseline.right),
+        (halves[1], "Baseline right, student wrong", baseline.right & ~student.right),
+    ):
+        chosen = np.flatnonzero(chosen)[:count]
+        half.suptitle(
+            title if len(chosen) else f"{title}: no such image", x=0.01, ha="left", fontsize=11,
+            fontweight="bold",
+        )  # fmt: skip
+        grid = half.subplots(2, count, height_ratios=(1, 1.9))
+        for axes in grid[:, len(chosen) :].flat:
+            axes.axis("off")
+        for k, (picture, bars) in zip(chosen, grid.T, strict=False):
+            picture.imshow(images[k], cmap="gray_r")
+            picture.axis("off")
+            picture.set_title(CLASSES[baseline.labels[k]], fontsize=10)
+            for offset, run in zip((-0.27, 0, 0.27), (teacher, baseline, student), strict=True):
+                bars.barh(
+                    np.arange(10) + offset, softmax(run.logits[k]), 0.27,
+                    color=COLOURS.get(run.name, OTHER), label=run.name,
                 )  # fmt: skip
-            axes.set_yticks(range(10), CLASSES if column == 0 else [], fontsize=7)
-            axes.axhspan(
-                baseline.labels[k] - 0.5, baseline.labels[k] + 0.5, color="#eeeeee", zorder=0
-            )
-            axes.invert_yaxis()
-            axes.set_xlim(0, 1)
-            axes.tick_params(axis="x", labelsize=7)
-            axes.set_xlabel("probability", fontsize=8)
-            axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = grid[1, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+            bars.barh(
+                np.arange(10) - 0.27, softmax(teacher.logits[k] / temperature), 0.27,
+                fill=False, linewidth=0.8, label=f"teacher, temperature {temperature:g}",
+            )  # fmt: skip
+            right = baseline.labels[k]
+            bars.axhspan(right - 0.5, right + 0.5, color="#e4e4e4", zorder=0)
+            bars.set_yticks(range(10), CLASSES if bars is grid[1, 0] else [], fontsize=8)
+            bars.set_ylim(9.5, -0.5)
+            bars.set_xlim(0, 1)
+            bars.set_xticks((0, 0.5, 1), ("0", "0.5", "1"), fontsize=8)
+            bars.set_xlabel("probability", fontsize=8)
+            bars.spines[["top", "right"]].set_visible(False)
+            legend = bars.get_legend_handles_labels()
+    if legend:
+        figure.legend(*legend, loc="outside lower center", ncols=4)
     return figure

@@ -4,11 +4,14 @@ Nothing in a folder is trusted: a run that cannot be read whole is left out and 
 """
 
 import csv
+import io
 import json
 import math
-import zipfile
-from collections import defaultdict
+import re
+import textwrap
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,16 @@ CLASS_COUNT = 10
 # Order of the rows and of the colours; runs of other names come after these.
 NAMES = ("teacher-resnet", "teacher-cnn", "baseline", "student-resnet", "student-cnn")
 OPTIONAL = ("train_soft_loss",)  # columns that may be empty
+# What the report takes from config.json, and its types.
+NUMBER = (int, float)
+SETTINGS = {
+    "recipe": str, "role": str, "seed": int, "epochs": int, "parameters": int,
+    "multiply_adds": int, "batch_size": int, "lr": NUMBER, "schedule": str, "weight_decay": NUMBER,
+    "label_smoothing": NUMBER, "device_name": str, "precision": str, "versions": dict,
+}  # fmt: skip
+IF_THERE = {"loss": str, "temperature": NUMBER, "alpha": NUMBER, "teacher_sha256": str}
+# Recipe and network give files and labels their names.
+NAME = re.compile(r"[^\W_][\w .,+=()-]*")
 # What runs of one name may have otherwise than each other: everything else in config.json is a
 # setting, and a table row that mixes settings says so.
 NOT_SETTINGS = {
@@ -58,15 +71,15 @@ class Record:
         """The log's row of the epoch chosen on held-out images (the first of equal ones)."""
         return self.log.loc[self.log["val_accuracy"].idxmax()]
 
-    @property
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """The classes that the chosen weights take the test images for: (N,) int."""
+        return self.logits.argmax(1)
+
+    @cached_property
     def right(self) -> np.ndarray:
         """Which test images the chosen weights get right: (N,) bool."""
-        return self.logits.argmax(1) == self.labels
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        powers = np.exp(self.logits - self.logits.max(1, keepdims=True), dtype=np.float64)
-        return powers / powers.sum(1, keepdims=True)
+        return self.predicted == self.labels
 
 
 class Unreadable(Exception):
@@ -79,21 +92,41 @@ def read_all(root: Path) -> tuple[list[Record], list[str]]:
     Unfinished runs are among the records, without predictions, and among the problems.
     """
     folders = {path.parent for name in ("config.json", "log.csv") for path in root.rglob(name)}
-    records, problems = [], []
+    found, problems = [], []
     for folder in sorted(folders):
         try:
-            record = read(folder)
+            found.append(read(folder))
         except Unreadable as error:
-            problems.append(str(error))
-            continue
-        records.append(record)
-        if not record.complete:
+            problems.append(textwrap.shorten(str(error), 400))
+    records: dict[tuple[str, str, int], Record] = {}
+    for record in sorted(found, key=lambda r: not r.complete):
+        twin = records.setdefault((record.recipe, record.name, record.seed), record)
+        if twin is not record:
+            problems.append(f"{record.folder}: left out, the same run is in {twin.folder}")
+        elif not record.complete:
             problems.append(
-                f"{folder} is unfinished: epoch {len(record.log)} of {record.config['epochs']}; "
-                "the same command with --resume goes on with it"
+                f"{record.folder} is unfinished: epoch {len(record.log)} of "
+                f"{record.config['epochs']}; the same command with --resume goes on with it"
             )
-    records.sort(key=lambda r: (r.recipe, order(r.name), r.seed))
-    return records, problems + list(inconsistencies(records))
+    alike, others = _of_one_test_set(list(records.values()))
+    alike.sort(key=lambda r: (r.recipe, order(r.name), r.seed))
+    return alike, problems + others + inconsistencies(alike)
+
+
+def _of_one_test_set(records: list[Record]) -> tuple[list[Record], list[str]]:
+    """The records whose test images are those that most have, and what was left out."""
+    tests = [record.labels.tobytes() if record.complete else None for record in records]
+    counts = Counter(test for test in tests if test is not None)
+    kept, problems = [], []
+    for record, test in zip(records, tests, strict=True):
+        if test is None or test == counts.most_common(1)[0][0]:
+            kept.append(record)
+        else:
+            problems.append(
+                f"{record.folder / 'predictions.npz'}: left out, its test images are not those of "
+                "the other runs"
+            )
+    return kept, problems
 
 
 def order(name: str) -> tuple[int, str]:
@@ -104,27 +137,33 @@ def read(folder: Path) -> Record:
     """One run folder. Raises Unreadable, naming file and line, for a missing or malformed file."""
     config = _read_json(folder / "config.json")
     try:
-        recipe, seed, role = str(config["recipe"]), int(config["seed"]), config["role"]
-        for key in ("epochs", "parameters", "multiply_adds"):
-            if not isinstance(config[key], int):
-                raise ValueError(f"its {key} is {config[key]!r}, not a whole number")
-        if role not in ("teacher", "baseline", "student"):
-            raise ValueError(f"its role is {role!r}")
-    except (KeyError, TypeError, ValueError) as error:
+        _check(config, SETTINGS)
+        if config["role"] not in ("teacher", "baseline", "student"):
+            raise ValueError(f"its role is {config['role']!r}")
+        known = {key: kind for key, kind in IF_THERE.items() if config.get(key) is not None}
+        _check(config, known)
+        recipe, seed = config["recipe"], config["seed"]
+        # runs/RECIPE/NAME/seed-K: a method of one's own is a row of its own by its folder's name.
+        name = folder.parent.name if folder.name == f"seed-{seed}" else folder.name
+        for word in (recipe, name):
+            if not NAME.fullmatch(word):
+                raise ValueError(f"{word!r} is no name for a recipe or a network")
+    except ValueError as error:
         raise Unreadable(f"{folder / 'config.json'}: not a run's settings ({error})") from error
-    # runs/RECIPE/NAME/seed-K: a method of one's own is a row of its own by its folder's name.
-    name = folder.parent.name if folder.name == f"seed-{seed}" else folder.name
     log = _read_log(folder / "log.csv")
     record = Record(folder, recipe, name, seed, config, log, complete=False)
     if not (folder / "summary.json").exists():
         return record
     summary = _read_json(folder / "summary.json")
-    if summary.get("epochs") != len(log):
+    if not summary.get("epochs") == config["epochs"] == len(log):
         raise Unreadable(
-            f"{folder / 'log.csv'}: {len(log)} epochs, summary.json says {summary.get('epochs')}"
+            f"{folder / 'log.csv'}: {len(log)} epochs, but summary.json says "
+            f"{summary.get('epochs')!r} and config.json {config['epochs']}"
         )
     arrays = _read_predictions(folder / "predictions.npz")
     digest = summary.get("weights_sha256")
+    if not isinstance(digest, str):
+        raise Unreadable(f"{folder / 'summary.json'}: no weights_sha256")
     record = Record(folder, recipe, name, seed, config, log, True, digest, *arrays)
     found, logged = 100 * record.right.mean(), record.best_row["test_accuracy"]
     if not math.isclose(found, logged, abs_tol=0.01):
@@ -133,6 +172,19 @@ def read(folder: Path) -> Record:
             f"{logged:.2f} % for epoch {record.best_row['epoch']:.0f}"
         )
     return record
+
+
+def _check(config: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:
+    """Raise ValueError unless `config` has values of such types, and numbers that are sizes."""
+    for key, kind in types.items():
+        value = config.get(key)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"its {key} is {value!r}")
+        if isinstance(value, NUMBER) and not 0 <= value < 1e15:
+            raise ValueError(f"its {key} is {value!r}")
+    for key in {"epochs", "parameters", "multiply_adds"} & types.keys():
+        if config[key] == 0:
+            raise ValueError(f"its {key} is 0")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -152,28 +204,28 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_log(path: Path) -> pd.DataFrame:
     rows: list[list[float]] = []
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if tuple(header) != LOG_COLUMNS:
-                raise Unreadable(f"{path}, line 1: not the columns of a log")
-            for row in reader:
-                try:
-                    if len(row) != len(LOG_COLUMNS):
-                        raise ValueError(f"{len(row)} values for {len(LOG_COLUMNS)} columns")
-                    rows.append([_number(*pair) for pair in zip(LOG_COLUMNS, row, strict=True)])
-                    if rows[-1][0] != len(rows):
-                        raise ValueError(f"epoch {row[0]} where {len(rows)} is due")
-                except ValueError as error:
-                    raise Unreadable(f"{path}, line {reader.line_num}: {error}") from error
+        # What is not UTF-8 is not a number either, and is found in its line.
+        text = path.read_text(encoding="utf-8", errors="backslashreplace")
     except FileNotFoundError as error:
         raise Unreadable(f"{path}: missing") from error
-    except csv.Error as error:
-        raise Unreadable(f"{path}, line {reader.line_num}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise Unreadable(f"{path}: {error}") from error
-    if not rows:
-        raise Unreadable(f"{path}, line 2: no epoch yet")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if tuple(next(reader, [])) != LOG_COLUMNS:
+            raise ValueError("not the columns of a log")
+        for row in reader:
+            if len(row) != len(LOG_COLUMNS):
+                raise ValueError(f"{len(row)} values for {len(LOG_COLUMNS)} columns")
+            rows.append([_number(*pair) for pair in zip(LOG_COLUMNS, row, strict=True)])
+            if rows[-1][0] != len(rows):
+                raise ValueError(f"epoch {row[0]!r} where {len(rows)} is due")
+        if not rows:
+            raise ValueError("no epoch yet")
+        if not text.endswith("\n"):  # a number that was cut is a number still
+            raise ValueError("it ends in the middle of a line")
+    except (csv.Error, ValueError) as error:
+        raise Unreadable(f"{path}, line {max(reader.line_num, 1)}: {error}") from error
     return pd.DataFrame(rows, columns=LOG_COLUMNS)
 
 
@@ -182,25 +234,28 @@ def _number(column: str, text: str) -> float:
         return math.nan
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{column} is {text}")
+        raise ValueError(f"{column} is {text!r}")
+    if column.endswith("accuracy") and not 0 <= value <= 100:
+        raise ValueError(f"{column} is {text!r}, not in percent")
     return value
 
 
 def _read_predictions(path: Path) -> tuple[np.ndarray, ...]:
     """labels, logits_best, and the held-out images' val_labels and val_logits_best."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            content = {key: archive[key] for key in archive.files}  # all, so every CRC is tested
             arrays = [
-                file[key] for key in ("labels", "logits_best", "val_labels", "val_logits_best")
+                content[key] for key in ("labels", "logits_best", "val_labels", "val_logits_best")
             ]
     except FileNotFoundError as error:
         raise Unreadable(f"{path}: missing") from error
-    # numpy and zip have no common error; what is not an archive of plain arrays is unreadable.
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zip, zlib and numpy each have their own ways to fail
         raise Unreadable(f"{path}: not predictions of a run ({error})") from error
     for labels, logits in (arrays[:2], arrays[2:]):
         if (
             labels.ndim != 1
+            or len(labels) == 0
             or labels.dtype.kind not in "iu"
             or logits.shape != (len(labels), CLASS_COUNT)
             or logits.dtype.kind != "f"
@@ -208,7 +263,8 @@ def _read_predictions(path: Path) -> tuple[np.ndarray, ...]:
             or not ((labels >= 0) & (labels < CLASS_COUNT)).all()
         ):
             raise Unreadable(f"{path}: not labels (N,) and finite logits (N, {CLASS_COUNT})")
-    return tuple(arrays)
+    labels, logits, val_labels, val_logits = arrays
+    return labels.astype(np.int64), logits, val_labels.astype(np.int64), val_logits
 
 
 def inconsistencies(records: list[Record]) -> list[str]:
@@ -218,7 +274,7 @@ def inconsistencies(records: list[Record]) -> list[str]:
     def differing(a: Record, b: Record, ignored: set[str]) -> str:
         keys = (a.config.keys() | b.config.keys()) - ignored
         return ", ".join(
-            f"{key}: {a.config.get(key)} and {b.config.get(key)}"
+            f"{key}: {a.config.get(key)!r} and {b.config.get(key)!r}"
             for key in sorted(keys)
             if a.config.get(key) != b.config.get(key)
         )

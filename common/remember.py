@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from common.batches import Batch, Dataset
+from common.device import Device
 from common.errors import UserError
 from common.run import load, save
-from common.train import Device, StopSignals
+from common.train import StopSignals
 
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 

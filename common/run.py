@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from torch import distributed
 
 from common.config import LOG_COLUMNS, RESULTS_DIR, RUNS_DIR, Config, StudentConfig
 from common.errors import UserError
@@ -262,6 +263,9 @@ class Run:
             ) from error
 
     def _open(self, config: Config) -> None:
+        for name in ("probe", "logits-", *FILES):  # of a process that was killed
+            for leftover in self.folder.glob(f".{name}*.tmp"):
+                leftover.unlink(missing_ok=True)
         present = [name for name in FILES if (self.folder / name).exists()]
         if present and not config.resume and not config.overwrite:
             state = "a finished" if self.complete else "an unfinished"
@@ -274,9 +278,6 @@ class Run:
             self._resume(present)
             if self.complete:
                 return
-        for name in ("probe", "logits-", *FILES):  # of a process that was killed
-            for leftover in self.folder.glob(f".{name}*.tmp"):
-                leftover.unlink(missing_ok=True)
         self._probe()
         if config.overwrite:
             for name in present:
@@ -298,7 +299,7 @@ class Run:
         if made_from_checkpoint and not self.complete:
             raise UserError(
                 f"no checkpoint in {self.folder}",
-                f"it holds {', '.join(made_from_checkpoint)} of a run, but no last.pt to go on from",
+                f"it holds {', '.join(made_from_checkpoint)} of a run, but nothing to go on from",
                 "put last.pt back, add --overwrite for --resume, or choose another --out",
             )
         try:
@@ -380,7 +381,9 @@ class Run:
     def resume_command(self) -> str:
         """The command line that goes on with this run, in the terms it was started with."""
         given = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
-        return shlex.join([sys.orig_argv[0], *given, "--resume"])
+        count = os.environ.get("LOCAL_WORLD_SIZE")
+        launcher = ["torchrun", "--nproc-per-node", count] if count else [sys.orig_argv[0]]
+        return shlex.join([*launcher, *given, "--resume"])
 
     def save_config(self) -> None:
         text = json.dumps(self.settings, indent=2) + "\n"
@@ -436,11 +439,39 @@ class Run:
             self._lock.release()
 
 
+class Follower:
+    """What a run's other processes have in place of its Run: they write nothing."""
+
+    complete, checkpoint, resume_command = False, None, ""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self.folder, self.settings = folder, settings
+
+    def _nothing(self, *_: Any) -> None:
+        pass
+
+    save_config = save_checkpoint = save_log = save_best = finish = close = _nothing
+
+
 @contextlib.contextmanager
-def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Run]:
-    run = Run(folder, config, facts)
+def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Run | Follower]:
+    """The run in `folder`, closed at the end. Of several processes the first alone has it."""
+    together = distributed.is_initialized()
+    follows = together and distributed.get_rank() > 0
+    run = Follower(folder, asdict(config) | facts) if follows else Run(folder, config, facts)
     try:
+        if together:
+            found = [run.complete, run.checkpoint]
+            try:
+                distributed.broadcast_object_list(found)
+            except RuntimeError:  # the first process has refused, and has said why
+                sys.exit(1)
+            if follows:
+                run.complete, run.checkpoint = found
         yield run
+        if together:
+            distributed.barrier()  # the others wait until the first has written all
+            distributed.destroy_process_group()
     finally:
         run.close()
 

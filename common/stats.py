@@ -30,33 +30,47 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
     return values.mean(), values.std(ddof=1) if len(values) > 1 else np.nan
 
 
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean of one value a seed, with Student's t-interval and t-test against 0."""
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return Estimate(values.mean())
-    if np.ptp(values) == 0:  # no spread at all: the t statistic is 0/0 or infinite
-        return Estimate(values[0], values[0], values[0], float(values[0] == 0))
-    test = stats.ttest_1samp(values, 0)
-    interval = test.confidence_interval(LEVEL)
-    return Estimate(values.mean(), interval.low, interval.high, test.pvalue)
+def over_seeds(values: Sequence[float], grid: float = 0.0) -> Estimate:
+    """Mean of one value a seed, with Student's t-interval and t-test against 0.
 
-
-def over_images(
-    statistic: Callable[..., np.ndarray], arrays: Sequence[np.ndarray], value: float
-) -> Estimate:
-    """`value` with a percentile bootstrap interval over test images (Efron and Tibshirani 1993).
-
-    arrays: each (N, ...), resampled together along the first axis; statistic: of such arrays, a
-    scalar. p is twice the smaller share of resamples on either side of 0, at least 1/RESAMPLES.
-    This is what one seed can tell: how sure the test images make it, not how other seeds differ.
+    grid: the values are multiples of it, such as whole epochs. Below that the spread cannot be
+    seen, so it is taken to be at least that of rounding, grid / √12; else two seeds that happen
+    to agree would be proof of anything. Without a grid, no spread means no interval and no p.
     """
-    generator = np.random.default_rng(0)
-    count = len(arrays[0])
-    draws = np.empty(RESAMPLES)
-    for k in range(RESAMPLES):
-        index = generator.integers(count, size=count)
-        draws[k] = statistic(*(array[index] for array in arrays))
+    values = np.asarray(values, float)
+    count = len(values)
+    if count < 2 or np.isnan(values).any():
+        return Estimate(values.mean())
+    spread = 0.0 if np.ptp(values) < 1e-9 else values.std(ddof=1)  # alike but for rounding
+    error = max(spread, grid / np.sqrt(12)) / np.sqrt(count)
+    mean = values.mean()
+    if error == 0:
+        return Estimate(mean)
+    reach = error * stats.t.ppf((1 + LEVEL) / 2, count - 1)
+    p = 2 * stats.t.sf(abs(mean) / error, count - 1)
+    return Estimate(mean, mean - reach, mean + reach, p)
+
+
+def resampled(counts: np.ndarray) -> np.ndarray:
+    """Bootstrap resamples (RESAMPLES, ...) of the numbers of images of each kind (...).
+
+    Images of one kind are alike to a statistic, so drawing images with replacement is drawing
+    the sizes of the kinds from a multinomial distribution.
+    """
+    draws = np.random.default_rng(0).multinomial(
+        counts.sum(), counts.ravel() / counts.sum(), RESAMPLES
+    )
+    return draws.reshape(RESAMPLES, *counts.shape)
+
+
+def over_images(statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray) -> Estimate:
+    """A statistic with a percentile bootstrap interval over test images (Efron, Tibshirani 1993).
+
+    counts: numbers of images of each kind (...); statistic: of (R, ...) such numbers, (R,). p is
+    twice the smaller share of resamples on either side of 0, at least 1/RESAMPLES. This is what
+    one seed can tell: how sure the test images make it, not how other seeds differ.
+    """
+    value, draws = float(statistic(counts[None])[0]), statistic(resampled(counts))
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     tail = min((draws <= 0).mean(), (draws >= 0).mean())
     return Estimate(value, low, high, min(1.0, max(2 * tail, 1 / RESAMPLES)))
@@ -78,16 +92,14 @@ def gap_recovered(
     Arguments: (N,) share of the seeds that get each image right. None where the teacher is not
     better than the baseline: there is no gap to recover.
     """
-    # Multinomial counts of images are the bootstrap: the accuracies are linear in them.
     if teacher.mean() <= baseline.mean():
         return None
-    differences = np.stack([student - baseline, teacher - baseline], 1)
-    counts = np.random.default_rng(0).multinomial(
-        len(teacher), np.full(len(teacher), 1 / len(teacher)), RESAMPLES
+    kinds, counts = np.unique(
+        np.stack([student - baseline, teacher - baseline], 1), axis=0, return_counts=True
     )
-    gained, gap = (counts @ differences).T
+    gained, gap = (resampled(counts) @ kinds).T
     draws = gained / np.where(gap > 0, gap, np.nan)
-    value = differences[:, 0].mean() / differences[:, 1].mean()
+    value = (student - baseline).mean() / (teacher - baseline).mean()
     if np.isnan(draws).mean() > (1 - LEVEL) / 2:  # the gap itself may be 0
         return Estimate(value)
     low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -164,10 +176,13 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int = 10) -> n
     return 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
-def coefficient_of_variation(values: np.ndarray) -> float:
-    """Standard deviation over mean: how unevenly the errors lie on the classes; 0 if evenly."""
-    mean = values.mean()
-    return values.std() / mean if mean > 0 else 0.0
+def coefficient_of_variation(values: np.ndarray) -> np.ndarray:
+    """Standard deviation over mean of each row (..., C): how unevenly the errors lie; 0 if evenly.
+
+    (...), 0 where the mean is 0.
+    """
+    mean = values.mean(-1)
+    return values.std(-1) / np.where(mean > 0, mean, 1)
 
 
 def normalised_entropy(values: np.ndarray) -> float:
@@ -175,24 +190,30 @@ def normalised_entropy(values: np.ndarray) -> float:
     return stats.entropy(values) / np.log(len(values)) if values.sum() > 0 else 1.0
 
 
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson correlation of two vectors; nan if one is constant."""
+    return stats.pearsonr(a, b).statistic if np.ptp(a) > 0 and np.ptp(b) > 0 else np.nan
+
+
 def permuted_correlation(a: np.ndarray, b: np.ndarray) -> Estimate:
-    """Pearson correlation of two vectors, against permutations of one of them (one-sided p).
+    """Pearson correlation of two vectors, against permutations of one of them (two-sided p).
 
     The interval is Fisher's.
     """
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
+    if np.isnan(correlation(a, b)):
         return Estimate(np.nan)
-    test = stats.pearsonr(
-        a, b, alternative="greater",
-        method=stats.PermutationMethod(n_resamples=9999, rng=np.random.default_rng(0)),
-    )  # fmt: skip
+    method = stats.PermutationMethod(n_resamples=9999, rng=np.random.default_rng(0))
+    test = stats.pearsonr(a, b, method=method)
     interval = stats.pearsonr(a, b).confidence_interval(LEVEL)
     return Estimate(test.statistic, interval.low, interval.high, test.pvalue)
 
 
-def swing(curve: np.ndarray) -> float:
-    """Standard deviation of the changes from epoch to epoch after WARMUP_EPOCHS; nan if short."""
-    changes = np.diff(curve[WARMUP_EPOCHS:])
+def swing(curve: np.ndarray, start: int = WARMUP_EPOCHS) -> float:
+    """Standard deviation of the changes from epoch to epoch after the first `start`.
+
+    nan for fewer than three changes.
+    """
+    changes = np.diff(curve[start:])
     return changes.std(ddof=1) if len(changes) > 2 else np.nan
 
 
@@ -216,35 +237,31 @@ def settled_level(curve: np.ndarray, epochs: int = 5) -> float:
     return float(np.median(curve[-epochs:]))
 
 
-def change_point(curve: np.ndarray, margin: int = 3) -> int:
+def change_point(curve: np.ndarray, margin: int = 5) -> float:
     """The first epoch, from 1, of the later of the two levels that fit a curve best.
 
-    Least squares over all splits (Page 1955; one change in the mean), at least `margin` epochs a
-    side, the first WARMUP_EPOCHS left out: every curve rises there.
+    Least squares over all splits (one change in the mean), at least `margin` epochs a side, the
+    first WARMUP_EPOCHS left out: every curve rises there. nan for a curve too short for that.
     """
     curve = np.asarray(curve, float)
-    splits = range(WARMUP_EPOCHS + margin, len(curve) - margin + 1)
 
     def misfit(split: int) -> float:
         parts = curve[WARMUP_EPOCHS:split], curve[split:]
         return sum(((part - part.mean()) ** 2).sum() for part in parts)
 
-    return min(splits, key=misfit) + 1
+    splits = range(WARMUP_EPOCHS + margin, len(curve) - margin + 1)
+    return float(min(splits, key=misfit) + 1) if splits else np.nan
 
 
-def within(values: Sequence[float], low: float, high: float) -> tuple[Estimate, float]:
-    """Mean with its t-interval, and p of the mean lying outside (low, high).
+def within(values: Sequence[float], low: float, high: float, grid: float = 0.0) -> Estimate:
+    """Mean of one value a seed with its t-interval, and p for which side of the bounds it is on.
 
-    Two one-sided t-tests (Schuirmann 1987).
+    Inside: p is below 0.05 where the interval lies within (low, high) whole, which is two
+    one-sided tests (Schuirmann 1987) at half the level. Outside: where it lies beyond, whole.
     """
-    estimate = over_seeds(values)
-    if len(values) < 2:
-        return estimate, np.nan
-    if np.ptp(values) == 0:
-        return estimate, 0.0 if low < values[0] < high else 1.0
-    above = stats.ttest_1samp(values, low, alternative="greater").pvalue
-    below = stats.ttest_1samp(values, high, alternative="less").pvalue
-    return estimate, max(above, below)
+    values = np.asarray(values, float)
+    nearer = max(over_seeds(values - bound, grid).p for bound in (low, high))
+    return over_seeds(values, grid)._replace(p=nearer)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

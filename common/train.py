@@ -1,86 +1,30 @@
 """The one training loop. Device, precision, CUDA graphs and signals live here; roles do not."""
 
+import contextlib
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from common.batches import Batch, Dataset
 from common.config import Config
+from common.device import Device
 from common.errors import Interrupted, UserError
 from common.loss import Loss
 from common.run import Run
 
+DIVERGED = "try a lower --lr, a --warmup, or --precision float32"  # what to do then
 Objective = Callable[[Tensor, Batch], Loss]  # f(logits (N, 10) float32, batch) -> its loss
-
-
-@dataclass(frozen=True)
-class Device:
-    type: str  # cuda, mps or cpu
-    name: str
-    precision: str  # of convolutions and matrix products: float32 or bfloat16
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return getattr(torch, self.precision)
-
-    @property
-    def evaluation_batch(self) -> int:
-        """Images a forward pass: on a CPU few enough for the activations to stay in its cache."""
-        return 250 if self.type == "cpu" else 1000
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "device": self.type,
-            "device_name": self.name,
-            "precision": self.precision,
-            "threads": torch.get_num_threads(),
-        }
-
-
-def choose_device(config: Config) -> Device:
-    """The device and precision that `config` asks for. An explicit device never falls back."""
-    kind = config.device
-    if kind == "auto":
-        mps = torch.backends.mps.is_available()
-        kind = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind in available and not available[kind]():
-        raise UserError(
-            f"no {kind} device",
-            "torch finds none on this machine",
-            "use --device cpu, or --device auto for whatever there is",
-        )
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not config.deterministic
-    torch.set_float32_matmul_precision("high")
-    if kind == "cuda":
-        name = torch.cuda.get_device_name()
-        fast_bfloat16 = torch.cuda.get_device_capability() >= (8, 0)
-    elif kind == "cpu":
-        # torch 2.11 cannot be asked; bfloat16 without hardware for it is slower than float32.
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        name = str(capabilities.get("cpu_name", "CPU"))
-        fast_bfloat16 = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16"))
-    else:
-        name, fast_bfloat16 = "Apple GPU", False
-    automatic = "bfloat16" if fast_bfloat16 else "float32"
-    return Device(kind, name, automatic if config.precision == "auto" else config.precision)
 
 
 class StopSignals:
@@ -145,6 +89,9 @@ class Trainer:
         self.config = config
         self.device = device
         self.forward = torch.compile(self.network) if config.compile else self.network
+        if device.processes > 1:
+            # Batch norms normalise by their own process's part of a batch.
+            self.forward = DistributedDataParallel(self.forward)
         self.has_soft_loss = False  # until a step has seen one
         self.rate = torch.zeros((), device=device.type)
         self.optimizer = torch.optim.SGD(
@@ -171,13 +118,16 @@ class Trainer:
 
     def step(self, index: Tensor, view: Tensor) -> None:
         """One step on views (N,) of images (N,), at the learning rate in `self.rate`."""
+        size = len(index)
+        index, view, share = self._share(index, view)
         batch = self.data.batch(index, view)
         with self.device.autocast():
             logits = self.forward(batch.images)
         logits = logits.float()
         loss = self.objective(logits, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
+        # The processes' gradients are averaged; the loss is a mean over the whole batch's images.
+        (loss.total * (share * self.device.processes)).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         bad = ~torch.isfinite(norm + loss.total.detach())
@@ -187,9 +137,31 @@ class Trainer:
             self.has_soft_loss = loss.soft is not None
             soft = loss.soft if self.has_soft_loss else torch.zeros_like(loss.hard)
             right = (logits.argmax(1) == batch.labels).sum().float()
-            parts = torch.stack([loss.total, loss.hard, soft]) * len(index)
-            good = 1 - self.optimizer.found_inf
-            self.sums += torch.cat([parts, right[None], good[None]])
+            parts = torch.stack([loss.total, loss.hard, soft, right / len(index)]) * (share * size)
+            good = (1 - self.optimizer.found_inf) / self.device.processes
+            self.sums += torch.cat([parts, good[None]])
+
+    def _share(self, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor, float]:
+        """This process's part of a batch, and how much of the batch it stands for."""
+        count = self.device.processes
+        if len(index) < 2 * count:  # too few for batch norm: every process takes them all
+            return index, view, 1 / count
+        own = slice(self.device.rank, None, count)
+        return index[own], view[own], len(index[own]) / len(index)
+
+    def own_part(self, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """What this process will see of the views (M,) of images (M,) of an epoch."""
+        size = self.config.batch_size
+        batches = zip(index.split(size), view.split(size), strict=True)
+        index, view, _ = zip(*(self._share(*batch) for batch in batches), strict=True)
+        return torch.cat(index), torch.cat(view)
+
+    def _average_statistics(self) -> None:
+        """Make the processes' batch-norm statistics one, as each of them evaluates."""
+        for values in self.network.buffers():
+            if values.is_floating_point():
+                distributed.all_reduce(values)
+                values /= self.device.processes
 
     def train_epoch(
         self,
@@ -214,6 +186,9 @@ class Trainer:
                 break
             if progress is not None:
                 progress.update()
+        if self.device.processes > 1:
+            distributed.all_reduce(self.sums)
+            self._average_statistics()
         sums = self.sums.tolist()
         if self.optimizer.found_inf:
             step = int(sums[4])
@@ -221,13 +196,13 @@ class Trainer:
                 f"the loss or a gradient is not finite in epoch {epoch}, step {step + 1} of "
                 f"{len(rates)}, at learning rate {rates[step]:.3g}",
                 "training diverged; the weights were not changed and no checkpoint was written",
-                "try a lower --lr, a --warmup, or --precision float32",
+                DIVERGED,
                 exit_code=1,
             )
         return sums[:4], float(rates[-1])
 
     def _replay_or_run(self, index: Tensor, view: Tensor) -> None:
-        if self.device.type != "cuda" or self.config.compile:
+        if self.device.type != "cuda" or self.config.compile or self.device.processes > 1:
             self.step(index, view)
             return
         if len(index) not in self._graphs:
@@ -296,6 +271,27 @@ class Trainer:
         return torch.cat(logits)
 
 
+def _finite(network: nn.Module) -> bool:
+    return all(bool(values.isfinite().all()) for values in network.state_dict().values())
+
+
+@contextlib.contextmanager
+def _together(device: Device, stop: StopSignals) -> Iterator[None]:
+    """Of several processes: say so when another one is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if device.processes == 1:
+            raise
+        stop.check()  # torchrun signals all of them, and the others may be quicker
+        raise UserError(
+            "another process of this run is gone",
+            str(error).splitlines()[0],
+            "see its own message, then start all of them again with --resume",
+            exit_code=1,
+        ) from error
+
+
 def measure(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy, and accuracy in percent."""
     right = (logits.argmax(1) == labels).sum().item()
@@ -322,7 +318,10 @@ def fit(
         f"{run.settings['parameters']:,} parameters, "
         f"{run.settings['multiply_adds'] / 1e6:.1f} M multiply-adds an image"
     )
-    print(f"{device.type} ({device.name}), {device.precision}; run folder {run.folder}")
+    note = f"; no GPU: {device.note}" if device.note else ""
+    together = f", {device.processes} processes" if device.processes > 1 else ""
+    print(f"{device.type} ({device.name}), {device.precision}{together}{note}")
+    print(f"run folder {run.folder}")
     if run.complete:
         print("already complete: nothing to do")
         return
@@ -354,8 +353,8 @@ def fit(
                 started = time.perf_counter()
                 index, view = data.epoch(config.seed, epoch)
                 if before_epoch:
-                    before_epoch(index, view, stop)
-                with _progress(steps, epoch, config.epochs) as progress:
+                    before_epoch(*trainer.own_part(index, view), stop)
+                with _together(device, stop), _progress(steps, epoch, config.epochs) as progress:
                     sums, rate = trainer.train_epoch(index, view, epoch, stop, progress)
                 trained = time.perf_counter()
                 last = {
@@ -364,6 +363,14 @@ def fit(
                 }
                 val_loss, val_accuracy = measure(last["val_logits"], data.val_labels.cpu())
                 test_loss, test_accuracy = measure(last["test_logits"], data.test_labels.cpu())
+                if not math.isfinite(val_loss + test_loss) or not _finite(network):
+                    raise UserError(
+                        f"the weights or their outputs are not finite after epoch {epoch}, "
+                        f"step {steps}, at learning rate {rate:.3g}",
+                        "training diverged; no checkpoint was written",
+                        DIVERGED,
+                        exit_code=1,
+                    )
                 total, hard, soft, right = (value / len(data) for value in sums)
                 rows.append(
                     {
@@ -390,23 +397,25 @@ def fit(
                 if improved:
                     run.save_best(best["weights"], epoch, val_accuracy)
                 _print_epoch(rows[-1], config.epochs)
+            stop.check()
         except Interrupted:
-            print(
-                f"\nstopped after epoch {len(rows)}; go on with\n  {run.resume_command}",
-                file=sys.stderr,
-            )
+            if run.resume_command:
+                print(
+                    f"\nstopped after epoch {len(rows)}; go on with\n  {run.resume_command}",
+                    file=sys.stderr,
+                )
             raise
-    summary = summarise(rows, best)
-    run.finish(
-        {
-            "labels": data.test_labels.cpu().numpy(),
-            "logits_best": best["test_logits"].numpy(),
-            "logits_last": last["test_logits"].numpy(),
-            "val_labels": data.val_labels.cpu().numpy(),
-            "val_logits_best": best["val_logits"].numpy(),
-        },
-        summary,
-    )
+        summary = summarise(rows, best)
+        run.finish(  # a signal that arrives now finds a finished run
+            {
+                "labels": data.test_labels.cpu().numpy(),
+                "logits_best": best["test_logits"].numpy(),
+                "logits_last": last["test_logits"].numpy(),
+                "val_labels": data.val_labels.cpu().numpy(),
+                "val_logits_best": best["val_logits"].numpy(),
+            },
+            summary,
+        )
     print(
         f"test accuracy: {summary['test_accuracy_selected']:.2f} % at epoch "
         f"{summary['best_epoch']}, chosen on held-out images\n"

@@ -15,7 +15,7 @@ import torch
 import common.data
 from common.batches import Dataset, Views
 from common.config import BaselineConfig
-from common.train import choose_device
+from common.device import choose_device
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = ROOT / "tests" / "child.py"
@@ -27,12 +27,12 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
 
 
-def make_tiny(folder: Path) -> dict[str, str]:
-    """Ten classes of bright bars in noise, 260 training and 60 test images; returns digests."""
+def make_tiny(folder: Path, training: int = 260, test: int = 60) -> dict[str, str]:
+    """Ten classes of bright bars in noise; returns digests, and leaves them in digests.json."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     digests = {}
-    for part, size in (("train", 260), ("t10k", 60)):
+    for part, size in (("train", training), ("t10k", test)):
         labels = (np.arange(size) % 10).astype(np.uint8)
         images = generator.integers(0, 120, (size, 28, 28), dtype=np.uint8)
         for image, label in zip(images, labels, strict=True):
@@ -42,15 +42,15 @@ def make_tiny(folder: Path) -> dict[str, str]:
             write_idx(folder / f"{name}.gz", array)
             content = gzip.decompress((folder / f"{name}.gz").read_bytes())
             digests[name] = hashlib.sha256(content).hexdigest()
+    (folder / "digests.json").write_text(json.dumps(digests))
     return digests
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
-    """A folder with the tiny data set; its digests lie beside it for `child.py`."""
+    """A folder with the tiny data set; its digests lie in it for `child.py`."""
     folder = tmp_path_factory.mktemp("tiny")
-    digests = make_tiny(folder)
-    (folder / "digests.json").write_text(json.dumps(digests))
+    make_tiny(folder)
     return folder
 
 

@@ -1,0 +1,67 @@
+import ctypes
+
+import pytest
+import torch
+
+from common import device
+from common.device import choose_device, why_no_cuda
+from common.errors import UserError
+from conftest import quick_config
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make torch see a GPU, a driver and a build of one's choice."""
+
+    def pretend(built="13.2", driver=(13, 2), gpu=(9, 0), archs=("sm_75", "sm_90", "sm_100")):
+        monkeypatch.setattr(torch.version, "cuda", built)
+        monkeypatch.setattr(device, "_driver_version", lambda: driver)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(archs))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A card")
+
+    return pretend
+
+
+def test_why_there_is_no_cuda_is_told_apart(machine):
+    machine()
+    assert why_no_cuda() is None
+    machine(built=None)
+    assert "built without CUDA" in why_no_cuda()
+    machine(driver=None, gpu=None)
+    assert "no NVIDIA driver" in why_no_cuda() and "--gpus all" in why_no_cuda()
+    machine(driver=(12, 4), gpu=None)
+    assert "supports CUDA 12.4, this torch needs 13.2" in why_no_cuda()
+    machine(gpu=None)
+    assert "no GPU is" in why_no_cuda()
+    machine(gpu=(6, 1))
+    assert "compute capability 6.1, this torch needs 7.5" in why_no_cuda()
+
+
+def test_auto_falls_back_and_says_why_an_explicit_device_does_not(machine):
+    machine(driver=None, gpu=None)
+    found = choose_device(quick_config(device="auto"))
+    assert found.type in ("cpu", "mps") and (found.type == "mps" or "driver" in found.note)
+    assert choose_device(quick_config(device="cpu")).note == ""
+    with pytest.raises(UserError, match="no cuda device; no NVIDIA driver"):
+        choose_device(quick_config(device="cuda"))
+
+
+def test_the_driver_is_asked_for_its_version(monkeypatch):
+    class Library:
+        def __init__(self, name):
+            pass
+
+        def cuDriverGetVersion(self, pointer):  # noqa: N802
+            pointer._obj.value = 12040
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    assert device._driver_version() == (12, 4)
+
+    def absent(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    assert device._driver_version() is None
