@@ -4,13 +4,14 @@ RECIPE ?= notes
 EPOCHS ?=
 SEEDS ?= 0
 TEACHERS ?= resnet cnn
+JOBS ?= 1
 PY := .venv/bin/python
 
 .PHONY: help setup reproduce test clean
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 	@echo
-	@echo 'make reproduce RECIPE=notes|best EPOCHS=N SEEDS="0 1 2" TEACHERS="resnet cnn"'
+	@echo 'make reproduce RECIPE=notes|best EPOCHS=N SEEDS="0 1 2" TEACHERS="resnet cnn" JOBS=N'
 
 setup: .venv/installed  ## virtual environment in .venv, and the data set, found or fetched
 	@$(PY) -m common.data
@@ -26,7 +27,7 @@ setup: .venv/installed  ## virtual environment in .venv, and the data set, found
 
 reproduce: setup  ## train every network on the real data, then write the report
 	@$(PY) reproduce.py --recipe $(RECIPE) --seeds $(SEEDS) --teachers $(TEACHERS) \
-	  $(if $(EPOCHS),--epochs $(EPOCHS))
+	  --jobs $(JOBS) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 test: setup  ## ruff, then all tests
 	@$(PY) -m ruff check .

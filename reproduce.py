@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -33,7 +34,7 @@ from common.config import (
 )
 from common.data import load
 from common.device import choose_device
-from common.errors import Interrupted, UserError, script
+from common.errors import UserError, script
 from common.loss import hard_loss
 from common.models import build
 from common.train import StopSignals, Trainer
@@ -50,6 +51,7 @@ class Job:
     network: str  # as build() takes it
     config: Config
     extra: tuple[str, ...] = ()
+    teacher: str | None = None  # its architecture
 
     @property
     def folder(self) -> Path:
@@ -64,6 +66,14 @@ class Job:
         except (OSError, UnicodeDecodeError):
             done = 0
         return max(self.config.epochs - done, 0)
+
+    @property
+    def output(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    def needs(self, other: "Job") -> bool:
+        """Whether `other` is the teacher of this one."""
+        return other is not self and str(other.folder / "best.pt") in self.extra
 
     def command(self, shared: list[str]) -> list[str]:
         seed = ("--seed", str(self.config.seed))
@@ -85,31 +95,41 @@ def plan(shared: list[str], seeds: Sequence[int], teachers: Sequence[str]) -> li
             folder = RUNS_DIR / config.recipe / f"teacher-{arch}" / f"seed-{seed}"
             student = StudentConfig.parse("", arguments)
             extra = ("--teacher", str(folder / "best.pt"))
-            jobs.append(Job("train_student.py", f"student-{arch}", "small-cnn", student, extra))
+            name = f"student-{arch}"
+            jobs.append(Job("train_student.py", name, "small-cnn", student, extra, arch))
     return jobs
 
 
-def seconds_per_epoch(network: str, config: Config, data: Dataset) -> float:
-    """Time of one epoch, evaluation included, from a few steps on this device."""
-    device = choose_device(config)
+class Pace(NamedTuple):
+    epoch: float  # seconds, evaluation included
+    answer: float  # seconds an image, of the network as a teacher
+
+
+def measure_pace(network: str, config: Config, data: Dataset) -> Pace:
+    """From a few steps on this device."""
 
     def loss(logits, batch):
         return hard_loss(logits, batch.labels)
 
-    trainer = Trainer(build(network), loss, data, config, device)
+    trainer = Trainer(build(network), loss, data, config, choose_device(config))
     index, view = data.epoch(0, 1)
+    count = min(8 * config.batch_size, len(data.test_labels))
+    with StopSignals() as stop:
+        for images in (3 * config.batch_size, count):  # the first steps allocate, choose algorithms
+            start = time.perf_counter()
+            trainer.train_epoch(index[:images], view[:images], 1, stop)
+            trained = time.perf_counter()
+            trainer.evaluate(data.test_images[:images], stop)
+            evaluated = time.perf_counter()
+    answer = (evaluated - trained) / count
+    evaluation = answer * (len(data.val_labels) + len(data.test_labels))
+    return Pace((trained - start) * len(data) / count + evaluation, answer)
 
-    def seconds(steps: int) -> float:
-        start = time.perf_counter()
-        with StopSignals() as stop:
-            trainer.train_epoch(
-                index[: steps * config.batch_size], view[: steps * config.batch_size], 1, stop
-            )
-            trainer.evaluate(data.test_images[: steps * config.batch_size], stop)
-        return time.perf_counter() - start
 
-    seconds(3)  # the first steps compile, allocate and choose algorithms
-    return seconds(8) * len(data) / (8 * config.batch_size)
+def answers_asked(config: Config, data: Dataset) -> float:
+    """How many of an image's views a run meets, over all images; each is asked for once."""
+    views = data.views.count
+    return len(data) * views * (1 - (1 - 1 / views) ** config.epochs)
 
 
 def in_words(seconds: float) -> str:
@@ -137,6 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="ARCH",
         help="resnet, cnn",
     )
+    parser.add_argument(
+        "--jobs", type=positive_int, default=1, help="networks trained side by side (default: 1)"
+    )
     parser.add_argument("--data-dir", help="folder that holds Fashion-MNIST")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
@@ -155,50 +178,80 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} epochs each, seeds "
         f"{' '.join(map(str, args.seeds))}, on {device.type} ({device.name})"
     )
-    pace = {
-        job.network: seconds_per_epoch(job.network, job.config, data)
-        for job in {job.network: job for job in jobs if job.epochs_left}.values()
-    }
-    del data
+    left = [job for job in jobs if job.epochs_left]
+    needed = {network for job in left for network in (job.network, job.teacher) if network}
+    pace = {network: measure_pace(network, first, data) for network in sorted(needed)}
     total = 0.0
     for job in jobs:
-        expected = job.epochs_left * pace.get(job.network, 0)
-        total += expected
-        todo = f"about {in_words(expected)}" if job.epochs_left else "done already"
+        todo = "done already"
+        if job in left:
+            expected = job.epochs_left * pace[job.network].epoch
+            if job.teacher:
+                expected += answers_asked(job.config, data) * pace[job.teacher].answer
+            total += expected
+            todo = f"about {in_words(expected)}"
         print(f"  {job.name} seed {job.config.seed}: {todo}")
     print(
-        f"about {in_words(total)} in all, measured by a few steps on this device. It can be "
-        "stopped\nat any time: the same command goes on where it was.",
+        f"about {in_words(total)} in all, one after the other, measured by a few steps on this "
+        "device.\nIt can be stopped at any time: the same command goes on where it was.",
         flush=True,
     )
 
-    for number, job in enumerate(jobs, start=1):
-        print(f"\n[{number}/{len(jobs)}] {job.name}, seed {job.config.seed}", flush=True)
-        run_to_end(job.command(shared))
+    del data
+    run_all(jobs, shared, args.jobs)
     print(flush=True)
-    run_to_end([sys.executable, str(ROOT / "analyze.py"), "--runs", str(RUNS_DIR)])
+    with StopSignals() as stop:
+        wait_for_one(
+            [start([sys.executable, str(ROOT / "analyze.py"), "--runs", str(RUNS_DIR)])], stop
+        )
     return 0
 
 
-def run_to_end(command: list[str]) -> None:
-    """Run a script; hand SIGINT and SIGTERM on to it; raise if it fails or was stopped."""
+def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
+    """Train the networks in order, `at_once` side by side, a student after its teacher."""
+    waiting, running = list(enumerate(jobs, start=1)), {}
     with StopSignals() as stop:
-        child = subprocess.Popen(command)
-        while child.poll() is None:
-            if stop.received is not None:
-                # A Ctrl-C on a terminal reaches the child by itself; SIGTERM does not.
-                if stop.received == signal.SIGTERM:
-                    child.send_signal(signal.SIGTERM)
-                child.wait()
-            time.sleep(0.05)
-    if stop.received is not None:
-        raise Interrupted(stop.received)
-    if child.returncode:
+        while waiting or running:
+            unfinished = [job for _, job in waiting] + list(running.values())
+            for number, job in waiting:
+                if len(running) < at_once and not any(job.needs(other) for other in unfinished):
+                    where = f", output in {job.output}" if at_once > 1 else ""
+                    name = f"{job.name}, seed {job.config.seed}"
+                    print(f"\n[{number}/{len(jobs)}] {name}{where}", flush=True)
+                    running[start(job.command(shared), job.output if at_once > 1 else None)] = job
+            waiting = [each for each in waiting if each[1] not in running.values()]
+            wait_for_one(list(running), stop)
+            running = {child: job for child, job in running.items() if child.poll() is None}
+
+
+def start(command: list[str], output: Path | None = None) -> subprocess.Popen:
+    """Start a script; what it prints goes to the file `output` if there is one."""
+    if output is None:
+        return subprocess.Popen(command)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with open(output, "a") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_for_one(children: Sequence[subprocess.Popen], stop: StopSignals) -> None:
+    """Until a script ends. Ends all on SIGINT and SIGTERM; raises if one failed or was stopped."""
+    while all(child.poll() is None for child in children) and stop.received is None:
+        time.sleep(0.05)
+    failed = [child for child in children if child.poll()]
+    if stop.received is not None or failed:
+        for child in children:
+            # A Ctrl-C on a terminal reaches the children by itself; SIGTERM does not.
+            if child.poll() is None and stop.received != signal.SIGINT:
+                child.send_signal(signal.SIGTERM)
+        for child in children:
+            child.wait()
+    stop.check()
+    if failed:
         raise UserError(
-            f"{Path(command[1]).name} failed",
-            "its message stands above",
-            f"the command was: {shlex.join(command)}",
-            exit_code=max(child.returncode, 1),
+            f"{Path(failed[0].args[1]).name} failed",
+            "its own message says why",
+            f"the command was: {shlex.join(failed[0].args)}",
+            exit_code=max(failed[0].returncode, 1),
         )
 
 

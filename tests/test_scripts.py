@@ -1,7 +1,6 @@
 """The four scripts as a user calls them, one after the other, on the tiny data set."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 
-import reproduce
 from common.config import LOG_COLUMNS
 from common.run import load
 from conftest import ROOT, only_line, run_script
@@ -165,27 +163,18 @@ def test_the_scripts_run_from_any_folder(tiny, tmp_path):
     assert (tmp_path / "here" / "summary.json").exists()
 
 
-@pytest.fixture
-def own_runs(monkeypatch, tmp_path):
-    """runs/ of the project, moved to a temporary folder for what runs in this process."""
-    for module in ("common.config", "common.run", "reproduce"):
-        monkeypatch.setattr(f"{module}.RUNS_DIR", tmp_path / "runs")
-    return tmp_path / "runs"
+def test_the_readmes_lines_load_a_student(runs, tiny_data, monkeypatch):
+    """The very lines: a student from its best.pt, images as they are on disk, ten logits."""
+    from common.data import load as load_data
 
-
-def test_reproduce_plans_teachers_before_students_and_skips_what_is_done(own_runs):
-    shared = ["--recipe", "notes", "--device", "cpu", "--epochs", "2"]
-    jobs = reproduce.plan(shared, [0, 1], ["resnet", "cnn"])
-    assert [job.name for job in jobs] == [
-        "teacher-resnet", "teacher-cnn", "baseline", "student-resnet", "student-cnn"
-    ] * 2  # fmt: skip
-    assert [job.epochs_left for job in jobs] == [2] * 10
-    job = jobs[0]
-    job.folder.mkdir(parents=True)
-    (job.folder / "log.csv").write_text("header\nrow\n")
-    assert job.epochs_left == 1
-    (job.folder / "summary.json").write_text("{}")
-    assert job.epochs_left == 0
-    for job in jobs:
-        assert job.command(shared)[-1] == "--resume"
-    shutil.rmtree(own_runs)
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Taking the student away") :]
+    lines = section.split("```python\n")[1].split("```")[0]
+    folder, _ = runs
+    monkeypatch.chdir(folder / "student-resnet" / "seed-3")
+    names = {"images": torch.from_numpy(load_data(tiny_data).test_images.copy())[:, None]}
+    exec(lines, names)
+    with np.load("predictions.npz", allow_pickle=False) as file:
+        np.testing.assert_allclose(
+            names["logits"].detach(), file["logits_best"], rtol=1e-3, atol=1e-4
+        )

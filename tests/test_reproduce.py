@@ -1,0 +1,98 @@
+"""`reproduce.py` whole, in a copy of the project whose pinned data set is the tiny one."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+import reproduce
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny):
+    folder = tmp_path_factory.mktemp("a copy") / "of the project"  # with spaces in its path
+    shutil.copytree(ROOT / "common", folder / "common")
+    for script in ROOT.glob("*.py"):
+        shutil.copy(script, folder)
+    shutil.copytree(tiny, folder / "data")
+    with open(folder / "common" / "data.py", "r+") as file:
+        text = file.read().replace(
+            "HELD_OUT_SHARE = 12",
+            f"DIGESTS = {(tiny / 'digests.json').read_text()}\nHELD_OUT_SHARE = 12",
+        )
+        file.seek(0)
+        file.write(text)
+    return folder
+
+
+def start(project, *flags):
+    return subprocess.Popen(
+        [sys.executable, str(project / "reproduce.py"), "--teachers", "resnet", *flags],
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_stopped_and_started_again_it_trains_everything_once_and_reports(project):
+    flags = ("--epochs", "4", "--jobs", "2")
+    process = start(project, *flags)
+    baseline = project / "runs" / "notes" / "baseline" / "seed-0"
+    while not (baseline / "log.csv").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143 and "Traceback" not in err, out + err
+    assert "3 networks, recipe notes, 4 epochs each" in out and "in all" in out
+
+    process = start(project, *flags)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    for name in ("teacher-resnet", "baseline", "student-resnet"):
+        folder = project / "runs" / "notes" / name / "seed-0"
+        assert pd.read_csv(folder / "log.csv")["epoch"].tolist() == [1, 2, 3, 4]
+        assert (folder / "summary.json").exists()
+    table = pd.read_csv(project / "report" / "results.csv")
+    assert table["name"].tolist() == ["teacher-resnet", "baseline", "student-resnet"]
+    assert out.rstrip().endswith("report.html")
+
+    before = (baseline / "last.pt").stat().st_mtime_ns
+    process = start(project, "--epochs", "4")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and out.count("done already") == 3, out + err
+    assert (baseline / "last.pt").stat().st_mtime_ns == before
+
+
+def test_a_script_that_fails_ends_it_with_one_line(project):
+    folder = project / "runs" / "best" / "teacher-resnet" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("not a config")
+    (folder / "log.csv").write_text("")
+    process = start(project, "--recipe", "best", "--epochs", "1")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2, out + err
+    lines = err.strip().splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
+    assert "train_teacher.py failed" in lines[-1]
+
+
+def test_the_plan_has_each_teacher_before_its_student():
+    jobs = reproduce.plan(["--epochs", "2"], [0, 1], ["resnet", "cnn"])
+    assert [job.name for job in jobs] == [
+        "teacher-resnet", "teacher-cnn", "baseline", "student-resnet", "student-cnn"
+    ] * 2  # fmt: skip
+    for student in (3, 4, 8, 9):
+        needed = [k for k, other in enumerate(jobs) if jobs[student].needs(other)]
+        assert needed == [student - 3]  # its own seed's teacher of its own kind
+    assert all(job.command([])[-1] == "--resume" for job in jobs)
+
+
+def test_times_in_words():
+    assert reproduce.in_words(20.4) == "20 s" and reproduce.in_words(600) == "10 min"
+    assert reproduce.in_words(2 * 3600 + 240) == "2 h 4 min"
