@@ -99,7 +99,9 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
                     f'src="data:image/svg+xml;base64,{source}">'
                     f"<figcaption>{html.escape(alt)}</figcaption></figure>"
                 )
-    body.insert(first_section or 0, f'<nav aria-label="Contents"><ul>{"".join(contents)}</ul></nav>')
+    body.insert(
+        first_section or 0, f'<nav aria-label="Contents"><ul>{"".join(contents)}</ul></nav>'
+    )
     return "\n".join(
         [
             "<!doctype html>",

@@ -211,12 +211,13 @@ def confusions(trio: Trio) -> Figure:
                 if word:
                     dark = abs(shown[i, j]) > limit
                     axes.text(
-                        j, i, word, ha="center", va="center", fontsize=8,
+                        j, i, word, ha="center", va="center", fontsize=10,
                         color="white" if dark else "black",
                     )  # fmt: skip
-        axes.set_title(f"{name} (%)", loc="left", fontsize=11, fontweight="bold")
-        axes.set_xticks(range(10), CLASSES, rotation=45, ha="right", fontsize=8)
-        axes.set_yticks(range(10), CLASSES, fontsize=8)
+        unit = "%" if name in matrices else "points; orange: fewer"
+        axes.set_title(f"{name} ({unit})", loc="left", fontsize=11, fontweight="bold")
+        axes.set_xticks(range(10), CLASSES, rotation=45, ha="right", fontsize=10)
+        axes.set_yticks(range(10), CLASSES, fontsize=10)
         axes.set_xlabel("taken for")
         axes.set_ylabel("is")
     return figure
@@ -366,11 +367,11 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
             )  # fmt: skip
             right = baseline.labels[k]
             bars.axhspan(right - 0.5, right + 0.5, color="#e4e4e4", zorder=0)
-            bars.set_yticks(range(10), CLASSES if bars is grid[1, 0] else [], fontsize=8)
+            bars.set_yticks(range(10), CLASSES if bars is grid[1, 0] else [], fontsize=10)
             bars.set_ylim(9.5, -0.5)
             bars.set_xlim(0, 1)
-            bars.set_xticks((0, 0.5, 1), ("0", "0.5", "1"), fontsize=8)
-            bars.set_xlabel("probability", fontsize=8)
+            bars.set_xticks((0, 0.5, 1), ("0", "0.5", "1"), fontsize=10)
+            bars.set_xlabel("probability", fontsize=10)
             bars.spines[["top", "right"]].set_visible(False)
             legend = bars.get_legend_handles_labels()
     if legend:

@@ -1,0 +1,784 @@
+"""The report from run folders: right numbers from good ones, plain words about bad ones."""
+
+import csv
+import html.parser
+import io
+import itertools
+import json
+import math
+import os
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import fake
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.special
+import scipy.stats
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import analyze
+from common import plots, records
+from common.config import LOG_COLUMNS, RESULTS_DIR
+from common.errors import UserError
+from common.page import Picture
+from conftest import ROOT, only_line, run_script
+
+RESULTS_COLUMNS = (
+    "recipe,name,parameters,seeds,train_accuracy,test_selected,test_selected_std,test_last,"
+    "test_last_std,test_best_epoch,test_best_epoch_std,delta,delta_low,delta_high,gap_recovered,"
+    "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds"
+)
+CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict"
+SMALL = {"count": 200, "epochs": 16}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Three seeds of experiment 2; the student errs less."""
+    root = tmp_path_factory.mktemp("runs")
+    fake.write_experiment(root, 3, gain=4, epochs=20, count=1000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(runs, tmp_path_factory) -> tuple[Path, str]:
+    """The folder that the script leaves for these runs, and what it prints."""
+    out = tmp_path_factory.mktemp("report")
+    done = run_script("analyze.py", "--runs", runs, "--out", out, PYTHONHASHSEED="1")
+    assert done.stderr == ""
+    return out, done.stdout
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("small")
+    fake.write_experiment(root, 2, **SMALL)
+    return root
+
+
+@pytest.fixture
+def small(two_seeds, tmp_path) -> Path:
+    """Two seeds of experiment 2, for a test to damage."""
+    return Path(shutil.copytree(two_seeds, tmp_path / "runs"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures: they are what takes long."""
+    for name in ("curves", "headline", "class_errors", "confusions", "reliability", "cost", "seeds",
+                 "claim", "gallery"):  # fmt: skip
+        monkeypatch.setattr(plots, name, lambda *_: None)
+    monkeypatch.setattr(Picture, "of", lambda name, _, alt: Picture(name, b"", b"", alt))
+    monkeypatch.setattr(analyze, "to_bytes", lambda *_: b"")
+    monkeypatch.setattr(analyze, "test_images", lambda _: None)
+
+
+@pytest.fixture
+def reported(undrawn, capsys, tmp_path):
+    """Analyse a folder in this process; returns exit code, results.csv and stderr."""
+
+    def run(root: Path, *more: object) -> tuple[int, pd.DataFrame, str]:
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        code = analyze.main(["--runs", str(root), "--out", str(out), *map(str, more)])
+        return code, pd.read_csv(out / "results.csv"), capsys.readouterr().err
+
+    return run
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def left_out(table: pd.DataFrame) -> set[tuple[str, int]]:
+    """Networks with fewer than the two seeds that `small` has."""
+    counts = dict(zip(table["name"], table["seeds"], strict=True))
+    names = ("teacher-resnet", "baseline", "student-resnet")
+    return {(name, 2 - counts.get(name, 0)) for name in names if counts.get(name, 0) != 2}
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def load(runs: Path, name: str) -> list[dict]:
+    """What is in the folders of a network, read without the product's code."""
+    found = []
+    for seed in range(3):
+        folder = runs / "notes" / name / f"seed-{seed}"
+        with open(folder / "log.csv", newline="") as file:
+            log = [{k: float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
+        with np.load(folder / "predictions.npz") as file:
+            arrays = dict(file)
+        best = max(log, key=lambda row: row["val_accuracy"])
+        right = arrays["logits_best"].argmax(1) == arrays["labels"]
+        found.append({"log": log, "best": best, "right": right, **arrays})
+    return found
+
+
+def test_results_have_the_columns_and_rows_that_are_promised(report):
+    lines = (report[0] / "results.csv").read_text().splitlines()
+    assert lines[0] == RESULTS_COLUMNS
+    assert [line.split(",")[:4] for line in lines[1:]] == [
+        ["notes", "teacher-resnet", "1351882", "3"],
+        ["notes", "baseline", "175018", "3"],
+        ["notes", "student-resnet", "175018", "3"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["teacher-resnet", "baseline", "student-resnet"])
+def test_results_are_those_of_the_files(runs, report, name):
+    row = pd.read_csv(report[0] / "results.csv").set_index("name").loc[name]
+    own, base = load(runs, name), load(runs, "baseline")
+    teachers = load(runs, "teacher-resnet")
+    expected = {
+        "train_accuracy": np.mean([run["best"]["train_accuracy"] for run in own]),
+        "seconds": np.mean([sum(row["seconds"] for row in run["log"]) for run in own]),
+    }
+    for key, values in {
+        "test_selected": [100 * np.mean(run["right"]) for run in own],
+        "test_last": [run["log"][-1]["test_accuracy"] for run in own],
+        "test_best_epoch": [max(row["test_accuracy"] for row in run["log"]) for run in own],
+    }.items():
+        expected |= {key: np.mean(values), f"{key}_std": np.std(values, ddof=1)}
+    p = [scipy.special.softmax(run["logits_best"].astype(float), axis=1) for run in own]
+    labels = own[0]["labels"]
+    expected["nll"] = np.mean([-np.log(q[np.arange(1000), labels]).mean() for q in p])
+    expected["ece"] = np.mean([ece(q, labels) for q in p])
+    told = name != "teacher-resnet"
+    of_teachers = [scipy.special.softmax(t["logits_best"].astype(float), axis=1) for t in teachers]
+    pairs = list(zip(of_teachers, p, strict=True))
+    expected["agreement_with_teacher"] = (
+        100 * np.mean([(a.argmax(1) == b.argmax(1)).mean() for a, b in pairs]) if told else math.nan
+    )
+    expected["kl_to_teacher"] = (
+        np.mean([scipy.special.rel_entr(a, b).sum(1).mean() for a, b in pairs])
+        if told
+        else math.nan
+    )
+    compared = ("delta", "delta_low", "delta_high", "gap_recovered", "mcnemar_p")
+    expected |= dict.fromkeys(compared, math.nan)
+    if name == "student-resnet":
+        rights = [np.stack([run["right"] for run in each]) for each in (own, base, teachers)]
+        student, baseline, teacher = (each.mean() for each in rights)
+        deltas = 100 * (rights[0].mean(1) - rights[1].mean(1))
+        reach = scipy.stats.t.ppf(0.975, 2) * scipy.stats.sem(deltas)
+        only = [(a & ~b).sum() for a, b in itertools.permutations(rights[:2])]
+        expected |= {
+            "delta": deltas.mean(),
+            "delta_low": deltas.mean() - reach,
+            "delta_high": deltas.mean() + reach,
+            "gap_recovered": (student - baseline) / (teacher - baseline),
+            "mcnemar_p": scipy.stats.binomtest(int(only[0]), int(sum(only))).pvalue,
+        }
+    for key, value in expected.items():
+        assert row[key] == pytest.approx(value, rel=1e-4, nan_ok=True), key
+
+
+def ece(p: np.ndarray, labels: np.ndarray) -> float:
+    order = np.argsort(p.max(1), kind="stable")
+    gaps = [
+        len(part) * abs((p[part].argmax(1) == labels[part]).mean() - p[part].max(1).mean())
+        for part in np.array_split(order, 15)
+    ]
+    return 100 * sum(gaps) / len(labels)
+
+
+def test_claims_have_the_columns_that_are_promised_and_one_verdict_each(report):
+    assert (report[0] / "claims.csv").read_text().splitlines()[0] == CLAIMS_COLUMNS
+    table = pd.read_csv(report[0] / "claims.csv")
+    assert list(table["claim"].unique()) == [f"C{k}" for k in range(1, 9)]
+    assert set(table["recipe"]) == {"notes"} and set(table["experiment"]) == {2}
+    assert (table.groupby("claim")["verdict"].nunique() == 1).all()
+    assert set(table["verdict"]) <= {"supported", "contradicted", "undecided"}
+    assert not table["statistic"].str.contains(r"\d\.\d").any()  # a name, without values
+
+
+@pytest.mark.parametrize(
+    ("claim", "row", "value"),
+    [
+        ("C1", 1, lambda run: np.mean([row["val_accuracy"] for row in run["log"]])),
+        ("C3", 0, lambda run: run["best"]["train_accuracy"]),
+        ("C3", 1, lambda run: 100 * run["right"].mean()),
+        ("C5", 0, lambda run: 100 * (1 - run["right"][run["labels"] == 6].mean())),
+        (
+            "C6",
+            0,
+            lambda run: scipy.stats.variation(
+                [(~run["right"])[run["labels"] == label].mean() for label in range(10)]
+            ),
+        ),
+    ],
+)
+def test_claims_are_about_the_files(runs, report, claim, row, value):
+    table = pd.read_csv(report[0] / "claims.csv")
+    found = table[table["claim"] == claim].iloc[row]
+    differences = [
+        value(student) - value(base)
+        for student, base in zip(load(runs, "student-resnet"), load(runs, "baseline"), strict=True)
+    ]
+    interval = scipy.stats.ttest_1samp(differences, 0).confidence_interval()
+    expected = [np.mean(differences), interval.low, interval.high]
+    assert [found["value"], found["low"], found["high"]] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_headline_has_the_gain_of_the_table(report):
+    row = pd.read_csv(report[0] / "results.csv").set_index("name").loc["student-resnet"]
+    words = f"distillation gains {row['delta']:.2f} points of test accuracy (95 % interval"
+    assert row["delta_low"] > 0
+    for text in (
+        report[1],
+        *((report[0] / f"report.{kind}").read_text() for kind in ("html", "md")),
+    ):
+        assert words in text
+
+
+def test_students_are_compared_with_the_baselines_of_their_seeds_only(tmp_path, reported):
+    root = tmp_path / "runs"
+    for seed, errors in ((0, 0.9), (1, 1.0), (2, 1.1)):
+        fake.write_run(root, "teacher-resnet", seed, **SMALL)
+        if seed != 2:
+            fake.write_run(root, "baseline", seed, errors=errors * fake.ERRORS, **SMALL)
+        if seed != 0:
+            fake.write_run(
+                root, "student-resnet", seed, teacher_sha256=f"teacher-resnet-{seed}", **SMALL
+            )
+    code, table, errors = reported(root)
+    student, base = (
+        records.read(root / "notes" / name / "seed-1") for name in ("student-resnet", "baseline")
+    )
+    delta = table.set_index("name").loc["student-resnet", "delta"]
+    assert delta == pytest.approx(100 * (student.right.mean() - base.right.mean()), rel=1e-4)
+    assert code == 1 and "seed-2 has no baseline of its seed" in errors
+    assert "train_baseline.py --recipe notes --seed 2" in errors
+
+
+def test_a_method_of_ones_own_is_a_row_compared_with_the_baseline(small, reported):
+    for seed in range(2):
+        fake.write_run(small, "student-mine", seed, teacher_sha256=f"teacher-resnet-{seed}",
+                       alpha=0.7, errors=0.7 * fake.ERRORS, **SMALL)  # fmt: skip
+    code, table, errors = reported(small)
+    assert code == 0 and errors == ""
+    row = table.iloc[-1]
+    assert row["name"] == "student-mine" and row["seeds"] == 2
+    assert row["delta"] > 0 and row["agreement_with_teacher"] > 50
+    own = pd.read_csv(small.parent / "out" / "claims.csv")
+    assert set(own["experiment"]) == {2}  # the notes claim nothing about it
+
+
+def test_a_teacher_is_known_by_its_weights_not_by_its_seed(small, reported):
+    """The student of seed 0 had the teacher of seed 1, and the other way round."""
+    for seed in range(2):
+        path = small / "notes" / "student-resnet" / f"seed-{seed}" / "config.json"
+        change(path, teacher_sha256=f"teacher-resnet-{1 - seed}")
+    _, table, _ = reported(small)
+    teachers, bases, students = (
+        [records.read(small / "notes" / name / f"seed-{seed}") for seed in range(2)]
+        for name in ("teacher-resnet", "baseline", "student-resnet")
+    )
+    threes = list(zip(teachers[::-1], bases, students, strict=True))
+    agreement = [100 * (student.predicted == t.predicted).mean() for t, _, student in threes]
+    found = table.set_index("name").loc["student-resnet", "agreement_with_teacher"]
+    assert found == pytest.approx(np.mean(agreement), rel=1e-4)
+    # The table of who is right: all three, all but the student, all but the baseline, and so on.
+    text = (small.parent / "out" / "report.md").read_text()
+    cells = re.findall(r"(?:right|wrong) \| ([\d,]+) \|", text)
+    rights = np.concatenate([[t.right, b.right, s.right] for t, b, s in threes], axis=1)
+    kinds = itertools.product((True, False), repeat=3)
+    counts = [np.all(rights == np.array([kind]).T, axis=0).sum() for kind in kinds]
+    assert [int(cell) for cell in cells] == counts
+
+
+def test_one_seed_is_reported_with_what_its_images_can_tell(tmp_path, undrawn, capsys):
+    root = tmp_path / "runs"
+    fake.write_experiment(root, 1, gain=4, **SMALL)
+    assert analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "one seed, by bootstrap over the test images" in printed
+    assert "±" not in printed
+
+
+def test_without_arguments_finished_runs_come_before_the_published_ones(
+    tmp_path, undrawn, monkeypatch, capsys
+):
+    own, published = tmp_path / "runs", tmp_path / "results"
+    monkeypatch.setattr(analyze, "RUNS_DIR", own)
+    monkeypatch.setattr(analyze, "RESULTS_DIR", published)
+    fake.write_experiment(published, 1, **SMALL)
+    fake.write_run(own, "baseline", 0, finished=False, **SMALL)
+    out = ["--out", str(tmp_path / "out")]
+    analyze.main(out)
+    assert f"runs in {published}\n" in capsys.readouterr().out
+    fake.write_run(own, "baseline", 1, **SMALL)
+    analyze.main(out)
+    assert f"runs in {own}\n" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- missing, unfinished, unequal
+
+
+def test_nothing_at_all_is_exit_2_and_says_what_to_do(tmp_path):
+    done = run_script("analyze.py", "--runs", tmp_path, "--out", tmp_path / "out", check=2)
+    assert f"no finished run in {tmp_path}" in only_line(done)
+    assert "make reproduce" in only_line(done) and not (tmp_path / "out").exists()
+
+
+def test_nothing_but_damage_is_exit_2_and_named(small, undrawn, capsys):
+    for path in small.rglob("predictions.npz"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        analyze.main(["--runs", str(small), "--out", str(small / "out")])
+    assert caught.value.exit_code == 2
+    assert capsys.readouterr().err.count("predictions.npz") == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("teacher-resnet", "train_teacher.py --recipe notes --arch resnet"),
+        ("baseline", "train_baseline.py --recipe notes"),
+        ("student-resnet", "train_student.py --recipe notes"),
+    ],
+)
+def test_a_missing_network_is_named_with_the_command_that_makes_it(small, reported, name, command):
+    shutil.rmtree(small / "notes" / name)
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == {(name, 2)}
+    assert f"{name} of recipe notes is missing; python {command} makes it" in errors
+    page = (small.parent / "out" / "report.md").read_text()
+    assert f"{name} of recipe notes is missing" in page
+    assert "No experiment is whole yet" in page
+
+
+def test_an_unfinished_run_is_named_and_the_rest_reported(small, reported):
+    fake.write_run(small, "baseline", 2, finished=False, **SMALL)
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == set()
+    assert "seed-2 is unfinished: epoch 16 of 16" in errors and "--resume" in errors
+
+
+@pytest.mark.parametrize("kept", range(1, 6))
+def test_a_missing_file_is_named_and_the_rest_reported(small, reported, kept):
+    folder = small / "notes" / "baseline" / "seed-1"
+    names = ["config.json", "log.csv", "predictions.npz"]
+    if kept < 3:
+        (folder / names[kept]).unlink()
+        expected = f"{folder / names[kept]}: missing"
+    elif kept == 3:
+        (folder / names[0]).unlink()
+        expected = f"{folder / names[0]}: missing"
+    elif kept == 4:
+        (folder / "summary.json").unlink()
+        expected = f"{folder} is unfinished"
+    else:
+        (folder / "log.csv").unlink()
+        (folder / "log.csv").mkdir()
+        expected = f"{folder / 'log.csv'}"
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == {("baseline", 1)}
+    assert expected in errors
+
+
+def test_runs_of_unequal_length_are_reported_and_named(small, reported):
+    fake.write_run(small, "baseline", 2, count=200, epochs=25)
+    code, table, errors = reported(small)
+    assert code == 1 and table.set_index("name").loc["baseline", "seeds"] == 3
+    assert "seed-2: not the settings of" in errors and "epochs: 16 and 25" in errors
+
+
+def test_a_student_trained_otherwise_than_its_baseline_is_named(small, reported):
+    shutil.rmtree(small / "notes" / "student-resnet")
+    for seed in range(2):
+        fake.write_run(small, "student-resnet", seed, teacher_sha256=f"teacher-resnet-{seed}",
+                       label_smoothing=0.1, **SMALL)  # fmt: skip
+    code, _, errors = reported(small)
+    assert code == 1 and "not the baseline's settings (label_smoothing: 0.0 and 0.1)" in errors
+
+
+def test_a_run_that_is_there_twice_counts_once(small, reported):
+    shutil.copytree(small / "notes", small / "copy" / "notes")
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == set() and errors.count("the same run is in") == 6
+
+
+def test_a_run_on_other_test_images_is_left_out(small, reported):
+    fake.write_run(small, "baseline", 2, count=100, epochs=16)
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == set()
+    assert "seed-2/predictions.npz: left out, its test images are not those" in errors
+
+
+# ---------------------------------------------------------------- damaged
+
+
+def test_a_log_cut_anywhere_is_named_with_its_line(small):
+    folder = small / "notes" / "baseline" / "seed-1"
+    content = (folder / "log.csv").read_bytes()
+    for offset in [*range(0, len(content), 23), len(content) - 1]:
+        (folder / "log.csv").write_bytes(content[:offset])
+        with pytest.raises(records.Unreadable) as caught:
+            records.read(folder)
+        found = re.search(r"log\.csv(?:, line (\d+))?: ", str(caught.value))
+        line = content[:offset].count(b"\n") + 1
+        if content[offset - 1 : offset] == b"\n" and line > 2:  # whole rows, but too few
+            assert found[1] is None and f"{line - 2} epochs, but summary.json says 16" in str(
+                caught.value
+            )
+        else:
+            assert int(found[1]) == max(1, line - (content[offset - 1 : offset] == b"\n"))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("epoch", "4"), ("epoch", "6.5"), ("epoch", ""), ("lr", "fast"), ("lr", ""),
+        ("train_loss", "nan"), ("train_loss", "-inf"), ("train_loss", "1e999"),
+        ("val_accuracy", "101"), ("test_accuracy", "-1"), ("seconds", "1,2"), ("seconds", "\0"),
+        ("seconds", "1e"), ("seconds", "\x1b[31m"), ("seconds", "\ud800"),
+    ],
+)  # fmt: skip
+def test_a_malformed_row_is_named_with_file_and_line(small, reported, column, value):
+    path = small / "notes" / "baseline" / "seed-1" / "log.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    rows[5][LOG_COLUMNS.index(column)] = value
+    text = "\n".join(map(",".join, rows)) + "\n"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == {("baseline", 1)}
+    assert f"{path}, line 6: " in errors
+    assert errors.replace("\n", "").isprintable()  # nothing that a terminal would obey
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 4, 5], [0, 1, 2, 2, 3], [0, 2, 1, 3], [1, 2, 3], [0]])
+def test_rows_missing_doubled_or_out_of_order_are_found(small, rows):
+    path = small / "notes" / "baseline" / "seed-1" / "log.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[k] for k in rows))
+    with pytest.raises(records.Unreadable, match=r"log\.csv, line \d+: "):
+        records.read(path.parent)
+
+
+def test_predictions_cut_anywhere_are_refused(small):
+    path = small / "notes" / "baseline" / "seed-1" / "predictions.npz"
+    content = path.read_bytes()
+    for offset in range(0, len(content), len(content) // 60):
+        path.write_bytes(content[:offset])
+        with pytest.raises(records.Unreadable, match=r"predictions\.npz: "):
+            records.read(path.parent)
+
+
+def test_a_flipped_bit_in_predictions_is_found_or_changes_nothing(small):
+    path = small / "notes" / "baseline" / "seed-1" / "predictions.npz"
+    content, whole = path.read_bytes(), records.read(path.parent)
+    generator, found = np.random.default_rng(0), 0
+    for place in generator.integers(len(content), size=150):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << generator.integers(8)
+        path.write_bytes(damaged)
+        try:
+            read = records.read(path.parent)
+        except records.Unreadable:
+            found += 1
+            continue
+        for field in ("labels", "logits", "val_labels", "val_logits"):
+            assert np.array_equal(getattr(read, field), getattr(whole, field))
+    assert found > 130
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"logits_best": np.eye(10, dtype=np.float32)[[3] * 200]},  # not the accuracy of the log
+        {"labels": np.zeros(0, int), "logits_best": np.zeros((0, 10), np.float32)},
+        {"labels": np.zeros(200)},
+        {"labels": np.full(200, 10)},
+        {"labels": np.full(200, -1)},
+        {"labels": np.zeros((200, 1), int)},
+        {"logits_best": np.zeros((200, 9), np.float32)},
+        {"logits_best": np.full((200, 10), np.nan, np.float32)},
+        {"logits_best": np.zeros((200, 10), int)},
+        {"val_logits_best": np.zeros((3, 10), np.float32)},
+        {"val_labels": None},
+    ],
+)
+def test_predictions_of_another_kind_are_refused(small, reported, arrays):
+    path = small / "notes" / "baseline" / "seed-1" / "predictions.npz"
+    with np.load(path) as file:
+        content = {k: v for k, v in (dict(file) | arrays).items() if v is not None}
+    np.savez(path, **content)
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == {("baseline", 1)} and f"{path}: " in errors
+
+
+class Bomb:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "npy", "npz"])
+def test_a_pickle_as_predictions_is_not_run(small, reported, tmp_path, kind):
+    path, trace = small / "notes" / "baseline" / "seed-1" / "predictions.npz", tmp_path / "trace"
+    array = np.array([Bomb(trace)], object)
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(trace)))
+    elif kind == "npy":
+        with open(path, "wb") as file:
+            np.save(file, array, allow_pickle=True)
+    else:
+        with np.load(path) as file:
+            content = dict(file) | {"labels": array}
+        np.savez(path, **content)
+    code, table, errors = reported(small)
+    assert not trace.exists()
+    assert code == 1 and left_out(table) == {("baseline", 1)} and f"{path}: " in errors
+    with pytest.raises(FileExistsError):  # the bomb is live: the second time its folder is there
+        for _ in range(2):
+            pickle.loads(pickle.dumps(Bomb(trace)))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+FUZZ = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "config.json", "summary.json", "predictions.npz"])
+@FUZZ
+@given(content=st.binary(max_size=300))
+def test_random_bytes_in_a_file_are_named_and_the_rest_is_read(small, name, content):
+    path = small / "notes" / "baseline" / "seed-1" / name
+    path.write_bytes(content)
+    found, problems = records.read_all(small)
+    assert len(found) == 5 and all(record.complete for record in found)
+    assert len(problems) == 1 and problems[0].startswith(str(path))
+
+
+@pytest.mark.parametrize("name", ["log.csv", "config.json", "summary.json", "predictions.npz"])
+def test_random_bytes_in_a_file_are_a_warning_and_exit_1(small, reported, name):
+    path = small / "notes" / "baseline" / "seed-1" / name
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == {("baseline", 1)}
+    assert errors.startswith(f"warning: {path}") and errors.replace("\n", "").isprintable()
+
+
+@FUZZ
+@given(rows=st.lists(st.lists(st.text(max_size=6) | st.floats().map(str), max_size=13), max_size=4))
+def test_random_rows_below_a_right_header_are_named_with_their_line(small, rows):
+    path = small / "notes" / "baseline" / "seed-1" / "log.csv"
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([LOG_COLUMNS, *rows])
+    path.write_bytes(text.getvalue().encode(errors="surrogatepass"))
+    with pytest.raises(records.Unreadable, match=r"log\.csv, line \d+: "):
+        records.read(path.parent)
+
+
+@settings(FUZZ, max_examples=25)
+@given(
+    name=st.sampled_from(["config.json", "summary.json"]),
+    values=st.dictionaries(
+        st.sampled_from([*records.SETTINGS, *records.IF_THERE, "weights_sha256"]),
+        JSON,
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_values_of_any_kind_in_settings_and_summary_never_break_the_report(
+    small, reported, name, values
+):
+    path = small / "notes" / "student-resnet" / "seed-1" / name
+    before = path.read_text()
+    change(path, **values)
+    code, table, _ = reported(small)
+    path.write_text(before)
+    assert code in (0, 1) and left_out(table) <= {("student-resnet", 1)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("recipe", "../../elsewhere"), ("recipe", ""), ("recipe", None), ("role", "pupil"),
+        ("seed", 1e400), ("seed", -1), ("parameters", True), ("parameters", 10**20),
+        ("epochs", 17), ("multiply_adds", 0), ("versions", "1"), ("teacher_sha256", ["a"]),
+        ("lr", "fast"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(small, reported, key, value):
+    folder = small / "notes" / "baseline" / "seed-1"
+    change(folder / "config.json", **{key: value})
+    code, table, errors = reported(small)
+    assert code == 1 and left_out(table) == {("baseline", 1)} and f"{folder}" in errors
+
+
+def test_a_message_about_a_huge_value_stays_short(small, reported):
+    change(small / "notes" / "baseline" / "seed-1" / "config.json", role="x" * 100_000)
+    _, _, errors = reported(small)
+    assert len(errors) < 2000
+
+
+# ---------------------------------------------------------------- README, terminal, files
+
+MARKED = "# Title\n\n{}\nold\n{}\n\ntail\n".format(*analyze.README_MARKS)
+
+
+def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(MARKED)
+    reported(small, "--readme", readme)
+    first = readme.read_text()
+    head, block, tail = re.split("|".join(map(re.escape, analyze.README_MARKS)), first)
+    assert head == "# Title\n\n" and tail == "\n\ntail\n" and "old" not in block
+    assert "**Experiment 2, recipe notes: distillation" in block
+    assert "| student-resnet | 175.0 K | 2 |" in block and "| 93.05 |" in block
+    assert (tmp_path / re.search(r"!\[.*\]\((.*)\)", block)[1]).exists()
+    reported(small, "--readme", readme)
+    assert readme.read_text() == first
+
+
+@pytest.mark.parametrize(
+    "text", ["# Title\n", MARKED.split("old")[0], "\n".join(analyze.README_MARKS[::-1]), None]
+)
+def test_a_readme_without_its_marks_is_refused_before_anything_is_written(small, tmp_path, text):
+    readme, out = tmp_path / "README.md", tmp_path / "out"
+    if text is not None:
+        readme.write_text(text)
+    with pytest.raises(UserError, match="put <!-- results") as caught:
+        analyze.main(["--runs", str(small), "--out", str(out), "--readme", str(readme)])
+    assert caught.value.exit_code == 2 and not out.exists()
+    assert text is None or readme.read_text() == text
+
+
+def test_the_readme_is_current_with_the_published_results(tmp_path, undrawn):
+    readme = ROOT / "README.md"
+    if not readme.exists() or not any(RESULTS_DIR.rglob("summary.json")):
+        pytest.skip("there are no published results yet")
+    copy = tmp_path / "README.md"
+    copy.write_bytes(readme.read_bytes())
+    analyze.main(
+        ["--runs", str(RESULTS_DIR), "--out", str(tmp_path / "out"), "--readme", str(copy)]
+    )
+    assert copy.read_text() == readme.read_text()
+
+
+def test_the_terminal_table_fits_80_columns(tmp_path, undrawn, capsys):
+    root = tmp_path / "runs"
+    name = "a-method-with-a-name-of-thirty-eight-letters"
+    for seed in range(10):
+        fake.write_run(root, "baseline", seed, errors=np.full(10, 0.5), noise=0.1, **SMALL)
+        fake.write_run(root, "student-resnet", seed, noise=0.2, **SMALL)
+        fake.write_run(root, name, seed, role="student", **SMALL)
+    analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    table = printed.split("\n\n")[1].splitlines()
+    assert len(table) == 5 and table[-1].startswith("a-method-with")
+    assert max(map(len, table)) <= 80
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run_script("analyze.py", "--runs", small, "--out", tmp_path / "file" / "out", check=1)
+    assert "cannot write the report" in only_line(done)
+
+
+def test_the_same_runs_give_the_same_bytes_without_torch(runs, report, tmp_path):
+    """A second report, with other hashes, by an interpreter that looks whether torch was there."""
+    wrapper = tmp_path / "wrapper.py"
+    wrapper.write_text(
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    out = tmp_path / "out"
+    words = (ROOT / "analyze.py", "--runs", runs, "--out", out)
+    done = run_script(wrapper, *words, PYTHONHASHSEED="2")
+    assert done.stdout.replace(str(out), str(report[0])) == report[1]
+    first, second = tree(report[0]), tree(out)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+class Words(html.parser.HTMLParser):
+    """The words of a page outside its head and contents, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.words: list[str] = []
+        self.inside: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        if tag in ("head", "nav", "figcaption"):
+            self.inside.append(tag)
+        if tag == "img":
+            self.words += dict(attributes)["alt"].split()
+
+    def handle_endtag(self, tag):
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data):
+        if not self.inside:
+            self.words += data.split()
+
+
+def test_page_and_markdown_say_the_same(report):
+    page = Words()
+    page.feed((report[0] / "report.html").read_text())
+    text = (report[0] / "report.md").read_text()
+    text = re.sub(r"!\[(.*?)\]\(.*?\)", r"\1", text)  # the picture's words
+    text = re.sub(r"^\|( --- \|)+$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^#+ |^\*+|\*+$|(?<!\\)\||\\", " ", text, flags=re.MULTILINE)
+    assert page.words == text.split()
+
+
+def test_every_picture_of_the_markdown_is_there_in_both_formats(report):
+    names = re.findall(r"!\[.*?\]\((.*?)\)", (report[0] / "report.md").read_text())
+    assert len(names) > 12
+    for name in names:
+        assert (report[0] / name).read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (report[0] / name).with_suffix(".svg").read_bytes()
+    assert len(list((report[0] / "figures").iterdir())) == 2 * len(names)
+
+
+def test_the_shortest_and_the_flawless_runs_can_be_drawn(tmp_path, capsys):
+    """One epoch, one seed, no error anywhere, on two recipes and a method of one's own."""
+    root = tmp_path / "runs"
+    perfect = {"epochs": 1, "count": 20, "errors": np.zeros(10), "noise": 0.0}
+    fake.write_experiment(root, 1, **perfect, teacher=perfect, student=perfect)
+    fake.write_run(root, "mine", 0, role="student", **perfect)
+    assert analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert "the teacher is no better than the baseline" in captured.out
+    assert captured.err.count("warning") == captured.err.count("\n") == 1  # mine has no teacher
+
+
+def test_only_a_teacher_is_a_report_too(tmp_path, capsys):
+    fake.write_run(tmp_path / "runs", "teacher-cnn", 0, **SMALL)
+    out = tmp_path / "out"
+    assert analyze.main(["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 1
+    assert (out / "claims.csv").read_text() == CLAIMS_COLUMNS + "\n"
+    assert "student-cnn of recipe notes is missing" in capsys.readouterr().err

@@ -1,0 +1,427 @@
+import csv
+import io
+import json
+import os
+import shlex
+import socket
+import sys
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import common.run
+from common.config import LOG_COLUMNS, StudentConfig
+from common.errors import UserError
+from common.models import build
+from common.run import (
+    FILES,
+    Run,
+    describe,
+    find_teacher,
+    load,
+    open_run,
+    read_teacher,
+    save,
+    write_atomically,
+)
+from conftest import equal, quick_config
+
+FACTS = {
+    "role": "baseline", "name": "baseline", "arch": "small-cnn", "parameters": 10, "threads": 1,
+    "device": "cpu", "precision": "float32", "versions": {"torch": "1"},
+}  # fmt: skip
+
+
+def config(**changes):
+    return quick_config(**{"lr": 0.1, **changes})
+
+
+def open_with(folder, facts=FACTS, **changes) -> Run:
+    return Run(folder, config(**changes), facts)
+
+
+def checkpoint_of(run, epoch=1):
+    content = dict.fromkeys(("network", "optimizer", "best", "last", "generators"), {})
+    return content | {"epoch": epoch, "rows": [row(i + 1) for i in range(epoch)]} | {
+        "config": run.settings
+    }  # fmt: skip
+
+
+def row(epoch, **values):
+    return dict.fromkeys(LOG_COLUMNS, 0.5) | {"epoch": epoch, "train_soft_loss": None} | values
+
+
+def begun(folder, epochs=1):
+    """A folder as a run leaves it that was stopped after `epochs` epochs."""
+    run = open_with(folder)
+    run.save_config()
+    for epoch in range(1, epochs + 1):
+        run.save_checkpoint(checkpoint_of(run, epoch))
+    run.save_log([row(i + 1) for i in range(epochs)])
+    run.save_best({"weight": torch.ones(2)}, 1, 50.0)
+    run.close()
+    return folder
+
+
+def finished(folder):
+    begun(folder, 2)
+    with open_run(folder, config(resume=True), FACTS) as run:
+        run.finish({"labels": torch.arange(3).numpy()}, {"epochs": 2})
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+# ---------------------------------------------------------------- one file
+
+
+def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def recorded(*arguments, name=name, original=original):
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(os, name, recorded)
+    write_atomically(tmp_path / "file", lambda file: file.write(b"new"))
+    assert calls == ["fsync", "replace", "fsync"]
+    assert contents(tmp_path) == {"file": b"new"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt(), ValueError()])
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, error):
+    (tmp_path / "file").write_bytes(b"old")
+
+    def write(file):
+        file.write(b"half")
+        raise error
+
+    expected = UserError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected) as failure:
+        write_atomically(tmp_path / "file", write)
+    assert contents(tmp_path) == {"file": b"old"}
+    if expected is UserError:
+        assert failure.value.exit_code == 1 and "No space left" in str(failure.value)
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    """Two students may leave their teacher's answers in one place at once."""
+    texts = [bytes([letter]) * 200_000 for letter in b"ab"]
+
+    def write(text):
+        for _ in range(30):
+            write_atomically(tmp_path / "file", lambda file: file.write(text))
+
+    threads = [threading.Thread(target=write, args=[text]) for text in texts]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        if (tmp_path / "file").exists():
+            assert (tmp_path / "file").read_bytes() in texts
+    assert set(contents(tmp_path)) == {"file"}
+
+
+def test_a_checkpoint_survives_the_round_trip_and_is_the_same_bytes_every_time(tmp_path):
+    content = {"weights": {"a": torch.randn(3, 4)}, "rows": [{"lr": 0.1, "x": None}], "n": 3,
+               "config": {"out": "\udcff"}}  # fmt: skip
+    save(tmp_path / "one.pt", content)
+    save(tmp_path / "two.pt", content)
+    assert equal(load(tmp_path / "one.pt"), content)
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "two.pt").read_bytes()
+
+
+def test_what_is_no_checkpoint_is_named_without_advice_to_trust_it(tmp_path):
+    path = tmp_path / "file.pt"
+    with pytest.raises(FileNotFoundError):
+        load(path)
+    for content in (b"", b"PK\x05\x06" + bytes(18), b"text", bytes(1000)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError):
+            load(path)
+    torch.save([torch.ones(1)], path)
+    with pytest.raises(ValueError, match="not one of our checkpoints"):
+        load(path)
+    torch.save({"device": build}, path)
+    with pytest.raises(ValueError, match="^it holds more than tensors and plain values"):
+        load(path)
+
+
+# ---------------------------------------------------------------- the log
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+log_rows = st.lists(
+    st.fixed_dictionaries({name: numbers for name in LOG_COLUMNS} | {"train_soft_loss": st.none()})
+)
+
+
+@given(rows=log_rows)
+@settings(max_examples=50, deadline=None)
+def test_the_log_gives_back_every_number_to_the_last_bit(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("run")
+    with open_run(folder, config(), FACTS) as run:
+        run.save_log(rows)
+    text = (folder / "log.csv").read_bytes().decode()
+    assert "\r" not in text and text.splitlines()[0] == ",".join(LOG_COLUMNS)
+    read = list(csv.DictReader(io.StringIO(text)))
+    assert [[r[name] for name in LOG_COLUMNS] for r in read] == [
+        ["" if r[name] is None else repr(r[name]) for name in LOG_COLUMNS] for r in rows
+    ]
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def test_a_resumed_run_has_its_checkpoint_and_keeps_the_settings_it_began_with(tmp_path):
+    begun(tmp_path, 2)
+    before = contents(tmp_path)
+    with open_run(tmp_path, config(resume=True), FACTS) as run:
+        assert run.checkpoint["epoch"] == 2 and not run.complete
+        assert run.settings == json.loads(before["config.json"]) and not run.settings["resume"]
+        assert {**before, ".holder": None} == {**contents(tmp_path), ".holder": None}
+    assert contents(tmp_path) == before
+    assert load(tmp_path / "previous.pt")["epoch"] == 1
+
+
+def test_an_empty_folder_and_one_killed_before_the_first_checkpoint_start_anew(tmp_path):
+    for _ in range(2):
+        with open_run(tmp_path, config(resume=True), FACTS) as run:
+            assert run.checkpoint is None and not run.complete
+            run.save_config()
+
+
+def test_other_settings_are_refused_old_to_new(tmp_path):
+    begun(tmp_path)
+    before = contents(tmp_path)
+    facts = FACTS | {"data_sha256": "1f", "threads": 2}
+    with pytest.raises(UserError) as failure:
+        open_with(tmp_path, facts, resume=True, lr=0.3, epochs=5)
+    assert (
+        str(failure.value).split("; ")[1]
+        == "data_sha256: None -> 1f, epochs: 2 -> 5, lr: 0.1 -> 0.3"
+    )
+    assert contents(tmp_path) == before
+
+
+def test_what_only_changes_bits_warns_and_what_changes_nothing_is_silent(tmp_path, capsys):
+    begun(tmp_path)
+    same = FACTS | {"teacher": "elsewhere", "git_commit": "1f"}
+    open_with(tmp_path, same, resume=True, data_dir="elsewhere", debug=True).close()
+    assert capsys.readouterr().err == ""
+    other = FACTS | {"threads": 2, "versions": {"torch": "2"}}
+    open_with(tmp_path, other, resume=True, deterministic=True).close()
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: deterministic: False -> True, threads: 1 -> 2, versions: ")
+    assert warning.count("\n") == 1
+    other = FACTS | {"device": "cuda", "precision": "bfloat16"}
+    open_with(tmp_path, other, resume=True).close()
+    assert "device: cpu -> cuda, precision: float32 -> bfloat16" in capsys.readouterr().err
+    with pytest.raises(UserError, match="precision"):  # without another device it is a setting
+        open_with(tmp_path, FACTS | {"precision": "bfloat16"}, resume=True)
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"{}"])
+def test_config_json_is_made_again_from_the_checkpoint(tmp_path, damage):
+    path = begun(tmp_path) / "config.json"
+    before = path.read_bytes()
+    path.write_bytes(damage) if damage is not None else path.unlink()
+    open_with(tmp_path, resume=True).close()
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path):
+    """What the checkpoint itself says counts, not the config.json beside it."""
+    ours, other = begun(tmp_path / "ours"), tmp_path / "other"
+    with open_run(other, config(seed=1), FACTS) as run:
+        run.save_checkpoint(checkpoint_of(run))
+    os.replace(other / "last.pt", ours / "last.pt")
+    with pytest.raises(UserError, match="seed: 1 -> 0"):
+        open_with(ours, resume=True)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_started_over_in_silence(tmp_path):
+    (begun(tmp_path) / "last.pt").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="it holds best.pt, log.csv of a run, but nothing to go on"):
+        open_with(tmp_path, resume=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_a_damaged_summary_makes_no_finished_run(tmp_path, damage):
+    finished(tmp_path)
+    with open_run(tmp_path, config(resume=True), FACTS) as run:
+        assert run.complete and run.checkpoint is None
+    (tmp_path / "summary.json").write_bytes(damage)
+    with open_run(tmp_path, config(resume=True), FACTS) as run:
+        assert not run.complete and run.checkpoint["epoch"] == 2
+
+
+def test_a_finished_run_needs_no_checkpoint_but_its_settings(tmp_path, monkeypatch):
+    """As the published runs are."""
+    (finished(tmp_path) / "last.pt").unlink()
+    (tmp_path / "previous.pt").unlink()
+    monkeypatch.setattr(Run, "_probe", None)  # nor room for one
+    open_with(tmp_path, resume=True).close()
+    with pytest.raises(UserError, match="lr: 0.1 -> 0.3"):
+        open_with(tmp_path, resume=True, lr=0.3)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match="cannot read .*config.json"):
+        open_with(tmp_path, resume=True)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return [make(tmp_path_factory.mktemp(make.__name__)) for make in (begun, finished)]
+
+
+@given(name=st.sampled_from(["config.json", "log.csv", "summary.json"]), content=st.binary())
+@settings(max_examples=60, deadline=None)
+def test_random_bytes_are_a_line_or_made_again(folders, name, content):
+    for folder in folders:
+        before = contents(folder)
+        (folder / name).write_bytes(content)
+        try:
+            open_with(folder, resume=True).close()
+        except UserError as error:
+            assert "\n" not in str(error) and error.exit_code == 2
+            assert name == "config.json" and (folder / "summary.json").exists()
+        finally:
+            (folder / name).unlink()
+            for each in before:
+                (folder / each).write_bytes(before[each])
+
+
+# ---------------------------------------------------------------- not overwriting
+
+
+def test_nothing_is_overwritten_without_being_asked(tmp_path):
+    for make, state in ((begun, "an unfinished run"), (finished, "a finished run")):
+        folder = make(tmp_path / make.__name__)
+        before = contents(folder)
+        with pytest.raises(UserError, match=f"holds {state}; .*; add --resume .* --overwrite"):
+            open_with(folder)
+        assert contents(folder) == before
+
+
+def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
+    finished(tmp_path)
+    others = ("notes.txt", ".settings.tmp", "best.pt.bak")
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".last.pt.1f.tmp").write_text("of a killed process")
+    with open_run(tmp_path, config(overwrite=True, seed=1), FACTS) as run:
+        assert run.checkpoint is None and not run.complete
+        assert set(contents(tmp_path)) == {*others, ".holder"}
+
+
+def test_stopped_at_any_file_overwriting_leaves_the_old_run_or_none(tmp_path):
+    """And never the old run's files beside the new one's."""
+    for count in range(len(FILES) + 1):
+        folder = finished(tmp_path / str(count))
+        for name in FILES[:count]:
+            (folder / name).unlink()
+        if any((folder / name).exists() for name in ("last.pt", "previous.pt")):
+            with pytest.raises(UserError, match="seed: 0 -> 1"):
+                open_with(folder, resume=True, seed=1)
+            open_with(folder, resume=True).close()
+        else:
+            assert not contents(folder)
+
+
+# ---------------------------------------------------------------- the lock
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with open_run(tmp_path, config(), FACTS):
+        who = f"process {os.getpid()} on {socket.gethostname()} is writing to it"
+        for _ in range(2):  # the refused one leaves lock and holder as they are
+            with pytest.raises(UserError, match=f"is in use; {who}; "):
+                open_with(tmp_path)
+    with pytest.raises(ZeroDivisionError), open_run(tmp_path, config(), FACTS):
+        raise ZeroDivisionError
+    open_with(tmp_path).close()
+    assert not contents(tmp_path)
+
+
+def test_a_folder_that_cannot_be_one_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / ".lock").mkdir(parents=True)
+    for folder in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "folder"):
+        with pytest.raises(UserError, match=f"cannot use {folder} as a run folder; ") as failure:
+            open_with(folder)
+        assert failure.value.exit_code == 2
+
+
+def test_the_command_that_resumes_is_quoted_and_says_resume_once(tmp_path, monkeypatch):
+    words = ["train_student.py", "--out", "a b;c", "--overwrite", "--resume", "--loss", "kd"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "orig_argv", [".venv/bin/python", *words])
+    with open_run(tmp_path, config(), FACTS) as run:
+        command = run.resume_command
+    assert command == ".venv/bin/python train_student.py --out 'a b;c' --loss kd --resume"
+    assert shlex.split(command)[3] == "a b;c"
+
+
+# ---------------------------------------------------------------- teachers, facts
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Stand-ins for runs/ and results/."""
+    for name in ("runs", "results"):
+        monkeypatch.setattr(common.run, f"{name.upper()}_DIR", tmp_path / name)
+    return tmp_path
+
+
+def put(folder, complete=True):
+    folder.mkdir(parents=True)
+    (folder / "best.pt").touch()
+    if complete:
+        (folder / "summary.json").touch()
+    return folder / "best.pt"
+
+
+def test_the_default_teacher_is_ones_own_of_the_seed_else_a_published_one(places):
+    student = quick_config(StudentConfig, seed=3)
+    with pytest.raises(UserError, match="no teacher; .*; run `python train_teacher.py --recipe"):
+        find_teacher(student)
+    lowest = put(places / "results" / "notes" / "teacher-resnet" / "seed-1")
+    put(places / "results" / "notes" / "teacher-resnet" / "seed-2")
+    put(places / "results" / "best" / "teacher-resnet" / "seed-3")
+    put(places / "runs" / "notes" / "teacher-cnn" / "seed-3")
+    assert find_teacher(student) == lowest
+    same_seed = put(places / "results" / "notes" / "teacher-resnet" / "seed-3")
+    assert find_teacher(student) == same_seed
+    own = put(places / "runs" / "notes" / "teacher-resnet" / "seed-3", complete=False)
+    assert find_teacher(student) == same_seed  # its training goes on
+    (own.parent / "summary.json").touch()
+    assert find_teacher(student) == own
+    assert find_teacher(quick_config(StudentConfig, teacher=lowest.parent)) == lowest
+    assert find_teacher(quick_config(StudentConfig, teacher=lowest)) == lowest
+
+
+def test_a_teacher_comes_back_with_its_weights_and_digest(tmp_path):
+    teacher = build("cnn")
+    facts = FACTS | {"role": "teacher", "arch": "cnn"}
+    with open_run(tmp_path, config(), facts) as run:
+        run.save_best(teacher.state_dict(), 1, 90.0)
+    found = read_teacher(tmp_path / "best.pt")
+    assert found.arch == "cnn" and equal(found.weights, dict(teacher.state_dict()))
+    assert len(found.digest) == 64
+
+
+def test_the_facts_of_a_run_can_be_written_and_read_again(tmp_path):
+    facts = describe(build("small-cnn"), "baseline", "baseline", "small-cnn", "1f")
+    assert json.loads(json.dumps(facts)) == facts and facts["parameters"] == 175_018
+    with open_run(tmp_path, config(), facts) as run:
+        run.save_config()
+        save(tmp_path / "file.pt", run.settings)
+        assert load(tmp_path / "file.pt") == json.loads((tmp_path / "config.json").read_text())
