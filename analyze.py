@@ -144,18 +144,18 @@ def headline(trio: Trio) -> str:
 
 
 def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
-    """The table as it is shown, a row a network, the notes' figure in the last column."""
+    """The table as it is shown, a row a network; what matters most is what a phone shows first."""
     return [
         {
             "network": row.name_,
-            "parameters": f"{row.parameters / 1000:,.1f} K",
             "seeds": str(row.seeds),
-            "train": number(row.train_accuracy),
             "test": plus_minus(row.test_selected, row.test_selected_std),
-            "last epoch": plus_minus(row.test_last, row.test_last_std),
-            "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "gain on baseline": signed(Estimate(row.delta, row.delta_low, row.delta_high)),
+            "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "notes": number(plots.NOTES.get(row.name_, (np.nan,))[0]),
+            "last epoch": plus_minus(row.test_last, row.test_last_std),
+            "train": number(row.train_accuracy),
+            "parameters": f"{row.parameters / 1000:,.1f} K",
         }
         for row in table[table["recipe"] == recipe].rename(columns={"name": "name_"}).itertuples()
     ]

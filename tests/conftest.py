@@ -17,6 +17,9 @@ from common.batches import Dataset, Views
 from common.config import BaselineConfig
 from common.device import choose_device
 
+# Networks as small as these gain nothing from a second thread, and on a busy machine two threads
+# wait for each other a hundred times as long as they compute.
+torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = ROOT / "tests" / "child.py"
 

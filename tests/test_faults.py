@@ -205,24 +205,27 @@ def test_killed_at_each_of_its_file_operations_a_run_resumes_to_the_same_bits(
     server, small, tmp_path
 ):
     """One after the other before every opening, renaming and removal, --overwrite's too."""
-    words, number, finished = ("train_baseline.py", *QUICK, "--out"), 0, False
-    while not finished:
-        folders = [shutil.copytree(small, tmp_path / str(number + i)) for i in range(1, 5)]
-        for run in [
-            server.start(*words, folder, "--overwrite", faults=[SMALL, kill])
-            for folder in folders
-            for kill in [["kill_at_file_operation", int(folder.name)]]
-        ]:
-            finished |= run.wait().code == 0
-            assert finished or run.code == -signal.SIGKILL, run.err
-        number += 4
-        for folder, run in [
-            (folder, server.start(*words, folder, "--resume", faults=[SMALL])) for folder in folders
-        ]:
+
+    def start(folder: Path, *more: str, faults: tuple = ()) -> Child:
+        words = ("train_baseline.py", *QUICK, "--out", folder, *more)
+        return server.start(*words, faults=[SMALL, *faults])
+
+    kills, codes = 0, [-signal.SIGKILL]
+    while 0 not in codes:
+        numbers = range(kills + 1, kills + 5)
+        folders = {number: shutil.copytree(small, tmp_path / str(number)) for number in numbers}
+        runs = [
+            start(folders[number], "--overwrite", faults=(["kill_at_file_operation", number],))
+            for number in numbers
+        ]
+        codes = [run.wait().code for run in runs]
+        assert set(codes) <= {-signal.SIGKILL, 0}
+        kills += codes.count(-signal.SIGKILL)
+        for folder, run in [(f, start(f, "--resume")) for f in folders.values()]:
             assert run.wait().code == 0 and run.err == "", run.err
             assert differences(folder, small) == []
             assert in_folder(folder) == FILES
-    assert number > 30
+    assert kills >= 25
 
 
 @pytest.mark.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
