@@ -27,7 +27,7 @@ from common.errors import script
 from common.loss import SOFT_LOSSES, Loss, distillation_loss
 from common.models import build, freeze
 from common.remember import RememberedLogits
-from common.run import describe, find_teacher, open_run, read_teacher
+from common.run import describe, find_teacher, in_project, open_run, read_teacher
 from common.train import fit
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     name = f"student-{teacher_facts.arch}"
     facts = describe(student, "student", name, "small-cnn", data.digest) | device.facts()
-    facts |= {"teacher": str(teacher_path), "teacher_sha256": teacher_facts.digest}
+    facts |= {"teacher": in_project(teacher_path), "teacher_sha256": teacher_facts.digest}
     with open_run(config.folder(name), config, facts) as run:
         try:
             fit(student, loss, data, config, run, device, before_epoch=teacher_logits.prepare)

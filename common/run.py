@@ -135,6 +135,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def in_project(path: Path) -> str:
+    """A path as config.json records it: from the project's folder if it lies in there."""
+    path, root = path.resolve(), RUNS_DIR.parent
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
 class Teacher(NamedTuple):
     arch: str
     weights: dict[str, torch.Tensor]

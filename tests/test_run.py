@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import common.run
-from common.config import LOG_COLUMNS, StudentConfig
+from common.config import LOG_COLUMNS, RUNS_DIR, StudentConfig
 from common.errors import UserError
 from common.models import build
 from common.run import (
@@ -21,6 +21,7 @@ from common.run import (
     Run,
     describe,
     find_teacher,
+    in_project,
     load,
     open_run,
     read_teacher,
@@ -425,3 +426,8 @@ def test_the_facts_of_a_run_can_be_written_and_read_again(tmp_path):
         run.save_config()
         save(tmp_path / "file.pt", run.settings)
         assert load(tmp_path / "file.pt") == json.loads((tmp_path / "config.json").read_text())
+
+
+def test_a_path_in_the_project_is_recorded_from_its_folder(tmp_path):
+    assert in_project(RUNS_DIR / "notes" / "best.pt") == "runs/notes/best.pt"
+    assert in_project(tmp_path / "best.pt") == str((tmp_path / "best.pt").resolve())

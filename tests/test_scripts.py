@@ -1,6 +1,7 @@
 """The four scripts as a user calls them, one after the other, on the tiny data set."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -178,3 +179,10 @@ def test_the_readmes_lines_load_a_student(runs, tiny_data, monkeypatch):
         np.testing.assert_allclose(
             names["logits"].detach(), file["logits_best"], rtol=1e-3, atol=1e-4
         )
+
+
+def test_the_tests_that_the_readme_names_exist():
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "README.md").read_text())
+    assert len(named) >= 10
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name
