@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 import common.data
 from common.batches import Dataset, Views
@@ -20,6 +22,11 @@ from common.device import choose_device
 # Networks as small as these gain nothing from a second thread, and on a busy machine two threads
 # wait for each other a hundred times as long as they compute.
 torch.set_num_threads(1)
+# A shell that starts pytest in the background has it and its children ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# The project's folder may be read-only: nothing is kept from one run of the tests to the next.
+settings.register_profile("no database", database=None)
+settings.load_profile("no database")
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = ROOT / "tests" / "child.py"
 

@@ -20,13 +20,14 @@ QUICK = ("--epochs", "2", "--batch-size", "33", "--precision", "float32", "--lr"
 def start(processes, tiny, out, script="train_baseline.py", *extra, **environment):
     launcher = [sys.executable]
     if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        launcher += [str(processes)]
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        launcher += ["--nproc-per-node", str(processes)]
     arguments = [*QUICK, "--data-dir", tiny, "--out", out, *extra]
     return subprocess.Popen(
         [*launcher, str(CHILD), str(tiny), str(ROOT / script), *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        # loopback: a machine whose own name resolves to nothing passes too
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment},
     )  # fmt: skip
 
 
