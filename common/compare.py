@@ -101,7 +101,7 @@ class Comparison:
             problems += [
                 f"{run.folder} has no baseline of its seed and is compared with none; "
                 f"python train_baseline.py --recipe {recipe} --seed {run.seed} makes it"
-                for name, runs in groups.items()
+                for runs in groups.values()
                 for run in runs
                 if baselines and run.role == "student" and run.seed not in baselines
             ]
