@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write_report(args.out, comparison, table, verdicts, problems)
         if readme:
-            write_readme(args.readme, readme, comparison, table)
+            write_readme(args.readme, readme, comparison, readme_block(comparison, table, verdicts))
     except OSError as error:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
 
@@ -114,6 +114,10 @@ def p_value(p: float) -> str:
     return DASH if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def in_brief(verdict: Verdict) -> str:
+    return verdict.word if np.isnan(verdict.p) else f"{verdict.word}, p {p_value(verdict.p)}"
+
+
 def headline(trio: Trio) -> str:
     """One sentence: what distillation gained, and how sure that is."""
     delta = claims.gain(trio)
@@ -125,6 +129,7 @@ def headline(trio: Trio) -> str:
     certainty = (
         f"95 % interval {delta.low:+.2f} to {delta.high:+.2f}, "
         f"{f'{count} seeds' if count > 1 else 'one seed, by bootstrap over the test images'}"
+        f"{', one teacher for all' if len(trio.teachers) == 1 < count else ''}"
     )
     effect = (
         "gains" if delta.low > 0 else "loses" if delta.high < 0 else "makes no certain difference:"
@@ -500,7 +505,9 @@ def write_report(
     (folder / "report.md").write_text(to_markdown(TITLE, page, "figures"), encoding="utf-8")
 
 
-def readme_block(comparison: Comparison, table: pd.DataFrame) -> str:
+def readme_block(
+    comparison: Comparison, table: pd.DataFrame, verdicts: dict[tuple[str, int], list[Verdict]]
+) -> str:
     """What stands between the README's marks."""
     parts = [f"**{headline(trio)}**" for trio in comparison.experiments()]
     for recipe in comparison.recipes:
@@ -512,6 +519,14 @@ def readme_block(comparison: Comparison, table: pd.DataFrame) -> str:
             + markdown_table(columns, [[row[key] for key in columns] for row in rows])
         )
     parts.append("![Test accuracy by epoch](results/headline.png)")
+    if verdicts:
+        columns = ["", "what the notes claim"]
+        columns += [f"{recipe}, experiment {experiment}" for recipe, experiment in verdicts]
+        rows = [
+            [each[0].claim, each[0].text, *map(in_brief, each)]
+            for each in zip(*verdicts.values(), strict=True)
+        ]
+        parts.append(f"What is left of each claim:\n\n{markdown_table(columns, rows)}")
     return "\n\n".join(parts)
 
 
@@ -528,14 +543,12 @@ def around_results(path: Path) -> tuple[str, str]:
     return text[: start + len(README_MARKS[0])], text[end:]
 
 
-def write_readme(
-    path: Path, around: tuple[str, str], comparison: Comparison, table: pd.DataFrame
-) -> None:
+def write_readme(path: Path, around: tuple[str, str], comparison: Comparison, block: str) -> None:
     picture = path.parent / "results" / "headline.png"
     picture.parent.mkdir(exist_ok=True)
     figure = plots.headline({recipe: comparison.of(recipe) for recipe in comparison.recipes})
     picture.write_bytes(to_bytes(figure, "png"))
-    path.write_text(f"\n{readme_block(comparison, table)}\n".join(around), encoding="utf-8")
+    path.write_text(f"\n{block}\n".join(around), encoding="utf-8")
 
 
 if __name__ == "__main__":

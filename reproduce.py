@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     first = jobs[0].config
     device = choose_device(first)
-    data = Dataset(load(args.data_dir), Views(first.padding, first.flip), device.type)
+    data = Dataset(load(args.data_dir), Views(first.padding, first.flip, first.cutout), device.type)
     print(
         f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} epochs each, seeds "
         f"{' '.join(map(str, args.seeds))}, on {device.type} ({device.name})"

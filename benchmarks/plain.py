@@ -21,6 +21,9 @@ from common.config import StudentConfig
 from common.data import DIGESTS, load, split
 from common.models import MEAN, STD
 
+WORKERS = 2
+BUFFERED = 2 * WORKERS  # batches that a DataLoader's workers prepare ahead
+
 
 def unpack(root: Path) -> Path:
     """The data set as torchvision wants to find it below `root`."""
@@ -45,7 +48,10 @@ def loader(root: Path, config: StudentConfig) -> DataLoader:
     images = FashionMNIST(root, train=True, transform=transforms.Compose(steps))
     train, _ = split(images.targets.numpy())
     return DataLoader(
-        Subset(images, train.tolist()), batch_size=config.batch_size, shuffle=True, num_workers=2
+        Subset(images, train.tolist()),
+        batch_size=config.batch_size,
+        shuffle=True,
+        num_workers=WORKERS,
     )
 
 

@@ -114,7 +114,11 @@ class Bench:
         self.train(count)
         seconds: dict[str, list[float]] = {"plain": [], "bench": [], "answer": []}
         for _ in range(rounds):
+            # Batches that the workers prepared during the bench's turn are not timed, and the
+            # workers are given the time to prepare the next ones before the bench's turn.
+            plain.seconds_per_step(plain_training, plain.BUFFERED)
             seconds["plain"].append(plain.seconds_per_step(plain_training, count))
+            time.sleep(1)
             if self.remembered:
                 seconds["answer"].append(self.ask(count * self.config.batch_size))
             seconds["bench"].append(self.train(count))
@@ -138,7 +142,7 @@ def answers_of_a_run(config: StudentConfig, data: Dataset) -> int:
 def rows(rounds: int, count: int, recipe: str) -> tuple[Device, float, list[dict]]:
     config = StudentConfig.parse("", ["--recipe", recipe])
     device = choose_device(config)
-    data = Dataset(load(), Views(config.padding, config.flip), device.type)
+    data = Dataset(load(), Views(config.padding, config.flip, config.cutout), device.type)
     peak = matmul_rate(device)
     table = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -83,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     first = StudentConfig.parse("", settings)
     device = choose_device(first)
-    data = Dataset(load(first.data_dir), Views(first.padding, first.flip), device.type)
+    data = Dataset(
+        load(first.data_dir), Views(first.padding, first.flip, first.cutout), device.type
+    )
     teacher = read_teacher(find_teacher(first))
     setting_up = time.perf_counter() - start
     runs = []

@@ -1,7 +1,8 @@
 """The data set on the device, as uint8, and batches cut from it there: no DataLoader, no workers.
 
-An augmented image is a *view*: one of a finite set of shifts, mirrored or not. So a pair
-(index, view) names an input exactly, and what a frozen network says to it can be remembered.
+An augmented image is a *view*: one of a finite set of shifts, mirrored or not, with a hole in one
+of many places or none. So a pair (index, view) names an input exactly, and what a frozen network
+says to it can be remembered.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from torch.nn import functional
 
 from common.data import Arrays, split
 
+SIDE = 28  # pixels
+GREY = 73  # the training images' mean
+
 
 class Batch(NamedTuple):
     images: Tensor  # (N, 1, 28, 28) uint8: networks normalise their input themselves
@@ -23,29 +27,45 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Views:
-    """Random crops of the image padded by `padding` black pixels, mirrored or not."""
+    """Random crops of the image padded by `padding` black pixels; mirrored or not; with a grey
+    square of `cutout` pixels a side around any pixel (DeVries and Taylor 2017, Cutout) or none.
+    """
 
     padding: int
     flip: bool
+    cutout: int = 0
 
     @property
     def count(self) -> int:
-        return (2 * self.padding + 1) ** 2 * (2 if self.flip else 1)
+        shifts = (2 * self.padding + 1) ** 2
+        return shifts * (2 if self.flip else 1) * (SIDE**2 if self.cutout else 1)
 
     def cut(self, padded: Tensor, index: Tensor, view: Tensor) -> Tensor:
-        """View number `view` (N,) of image `index` (N,) of `padded` (M, H + 2p, W + 2p).
+        """View number `view` (N,) of image `index` (N,) of `padded` (M, 28 + 2p, 28 + 2p).
 
-        Returns (N, 1, H, W).
+        Returns (N, 1, 28, 28).
         """
+        place = torch.arange(SIDE, device=view.device)
+        if self.cutout:
+            view, centre = view // SIDE**2, view % SIDE**2
         side = 2 * self.padding + 1
         shift, mirrored = (view // 2, view % 2 == 1) if self.flip else (view, None)
-        height, width = (size - 2 * self.padding for size in padded.shape[1:])
-        rows = torch.arange(height, device=view.device) + (shift // side)[:, None]
-        columns = torch.arange(width, device=view.device).expand(len(view), -1)
+        rows = place + (shift // side)[:, None]
+        columns = place.expand(len(view), -1)
         if mirrored is not None:
-            columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+            columns = torch.where(mirrored[:, None], SIDE - 1 - columns, columns)
         columns = columns + (shift % side)[:, None]
-        return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]].unsqueeze(1)
+        images = padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        if self.cutout:
+            hole = self._near(centre // SIDE)[:, :, None] & self._near(centre % SIDE)[:, None, :]
+            images = images.masked_fill(hole, GREY)
+        return images.unsqueeze(1)
+
+    def _near(self, centre: Tensor) -> Tensor:
+        """Which of an image's rows, or columns, a hole around `centre` (N,) reaches: (N, 28)."""
+        start = (centre - self.cutout // 2)[:, None]
+        place = torch.arange(SIDE, device=centre.device)
+        return (place >= start) & (place < start + self.cutout)
 
 
 class Dataset:

@@ -32,11 +32,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "notes": {
         "teacher": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="step", warmup=0.0,
-            weight_decay=1e-3, label_smoothing=0.0, padding=1, flip=True,
+            weight_decay=1e-3, label_smoothing=0.0, padding=1, flip=True, cutout=0,
         ),
         "small-cnn": dict(
             epochs=50, batch_size=125, lr=0.08, schedule="constant", warmup=0.0,
-            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
+            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True, cutout=0,
             temperature=4.0, alpha=0.5, soft_weight=1.0, loss="kd",
         ),
     },
@@ -44,11 +44,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "best": {
         "teacher": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,
-            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
+            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True, cutout=0,
         ),
         "small-cnn": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,
-            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True,
+            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True, cutout=0,
             temperature=4.0, alpha=0.9, soft_weight=1.0, loss="kd",
         ),
     },
@@ -135,8 +135,7 @@ class Config:
     lr: float = setting(positive, "peak learning rate")
     schedule: str = setting(
         one_of("constant", "step", "cosine"),
-        "learning rate by step: constant; step (a tenth after 60 %%, a hundredth after 85 %%); "
-        "cosine to 0",
+        "learning rate by step: constant; step (a tenth after 60 %%); cosine to 0",
     )
     warmup: float = setting(below_one, "share of all steps in which the rate rises from 0")
     momentum: float = setting(below_one, "Nesterov momentum", 0.9)
@@ -144,6 +143,9 @@ class Config:
     label_smoothing: float = setting(below_one, "label smoothing of the hard loss")
     padding: int = setting(margin, "random crop: shift by up to so many pixels; 0 turns it off")
     flip: bool = setting(None, "random horizontal flip")
+    cutout: int = setting(
+        margin, "side in pixels of a grey square at a random place; 0 turns it off"
+    )
     seed: int = setting(natural, "of initial weights, batch order and augmentation", 0)
     data_dir: str | None = setting(
         path, "folder that holds Fashion-MNIST (default: found or fetched)"

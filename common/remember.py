@@ -6,6 +6,7 @@ teacher sees them again; the teacher's answer does not change.
 
 import contextlib
 import hashlib
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ class RememberedLogits:
         self.asked = 0  # how many answers were computed, for tests and benchmarks
         views = data.views
         self.key = {
-            "network": digest, "data": data.digest, "views": [views.padding, views.flip],
+            "network": digest, "data": data.digest, "views": list(astuple(views)),
             "computed": [device.type, device.name, device.precision, str(torch.__version__)],
         }  # fmt: skip
         name = hashlib.sha256(repr(self.key).encode()).hexdigest()[:12]

@@ -19,6 +19,26 @@ def test_views_are_shifts_and_mirrors():
         assert torch.equal(cut[view, 0], expected), view
 
 
+def test_a_cutout_is_a_grey_square_around_any_pixel():
+    image = torch.full((1, 30, 30), 200, dtype=torch.uint8)
+    views = Views(padding=1, flip=True, cutout=8)
+    assert views.count == 18 * 784
+    for view, row, column in ((0, 0, 0), (5 * 784 + 400, 14, 8), (views.count - 1, 27, 27)):
+        cut = views.cut(image, torch.tensor([0]), torch.tensor([view]))[0, 0]
+        expected = torch.full((28, 28), 200, dtype=torch.uint8)
+        expected[max(row - 4, 0) : row + 4, max(column - 4, 0) : column + 4] = 73
+        assert torch.equal(cut, expected), view
+
+
+def test_a_view_with_a_cutout_is_shifted_and_mirrored_as_without():
+    image = torch.randint(256, (1, 30, 30), dtype=torch.uint8)
+    whole, holed = Views(1, True), Views(1, True, cutout=4)
+    for view in range(18):
+        without = whole.cut(image, torch.tensor([0]), torch.tensor([view]))[0, 0]
+        cut = holed.cut(image, torch.tensor([0]), torch.tensor([784 * view + 27]))[0, 0]
+        assert torch.equal(cut[4:], without[4:]) and torch.equal(cut[:, :24], without[:, :24])
+
+
 def test_augmentation_can_be_switched_off(tiny_data):
     arrays = load(tiny_data)
     data = Dataset(arrays, Views(padding=0, flip=False), "cpu")

@@ -1,0 +1,53 @@
+"""The published runs in results/: their weights, and that their commands give them again."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from common.config import RESULTS_DIR
+from common.data import load
+from common.models import build
+from common.run import load as load_checkpoint
+from conftest import run_script
+
+WEIGHTS = sorted(RESULTS_DIR.glob("*/*/seed-*/best.pt"))
+
+
+@pytest.mark.skipif(not WEIGHTS, reason="no published weights here")
+@pytest.mark.parametrize(
+    "weights", WEIGHTS, ids=[str(each.parent.relative_to(RESULTS_DIR)) for each in WEIGHTS]
+)
+def test_published_weights_give_the_stored_predictions(weights):
+    """In float32, where the run was in bfloat16: hence the bounds."""
+    config = json.loads((weights.parent / "config.json").read_text())
+    network = build(config["arch"]).eval()
+    network.load_state_dict(load_checkpoint(weights)["weights"])
+    images = torch.as_tensor(load().test_images.copy()).unsqueeze(1)
+    images = images[: 10_000 if config["arch"] == "small-cnn" else 1_000]  # the time it takes
+    with torch.no_grad():
+        logits = torch.cat([network(chunk) for chunk in images.split(500)]).numpy()
+    with np.load(weights.parent / "predictions.npz") as stored:
+        expected = stored["logits_best"][: len(logits)]
+    assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.995
+    assert np.abs(logits - expected).mean() < 0.02 * expected.std()
+
+
+def test_the_command_of_a_published_run_gives_its_first_epoch_again(tmp_path):
+    """Bit for bit on the same device and versions; elsewhere as near as rounding leaves it."""
+    published = RESULTS_DIR / "notes" / "baseline" / "seed-0"
+    if not published.exists():
+        pytest.skip("no published baseline here")
+    # The recipe's rate is constant: the first epoch of one is the first epoch of fifty.
+    run_script("train_baseline.py", "--recipe", "notes", "--epochs", 1, "--out", tmp_path / "run")
+    runs = (tmp_path / "run", published)
+    configs = [json.loads((run / "config.json").read_text()) for run in runs]
+    logs = [pd.read_csv(run / "log.csv").iloc[0] for run in runs]
+    again, first = (log.drop(["images_per_second", "seconds"]).dropna() for log in logs)
+    where = ("device_name", "precision", "threads", "versions")
+    if all(configs[0][key] == configs[1][key] for key in where):
+        assert again.equals(first)
+    assert again["train_loss"] == pytest.approx(first["train_loss"], rel=0.02)
+    assert again["train_accuracy"] == pytest.approx(first["train_accuracy"], abs=1)
