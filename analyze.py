@@ -41,7 +41,10 @@ from common.stats import Estimate
 
 TITLE = "Distillation on Fashion-MNIST"
 DASH = "–"  # where there is nothing to show
-README_MARKS = ("<!-- results, written by analyze.py -->", "<!-- end of results -->")
+README_MARKS = {  # around what --readme writes
+    part: (f"<!-- {part}, written by analyze.py -->", f"<!-- end of {part} -->")
+    for part in ("results", "claims")
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     args = parser.parse_args(argv)
-    readme = around_results(args.readme) if args.readme else None
+    readme = read_readme(args.readme) if args.readme else ""
 
     root = args.runs or (RUNS_DIR if any(RUNS_DIR.rglob("summary.json")) else RESULTS_DIR)
     records, problems = read_all(root)
@@ -76,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         write_report(args.out, comparison, table, verdicts, problems)
         if readme:
-            write_readme(args.readme, readme, comparison, readme_block(comparison, table, verdicts))
+            readme = fill(readme, "results", results_in_brief(comparison, table))
+            readme = fill(readme, "claims", claims_in_brief(verdicts))
+            write_readme(args.readme, readme, comparison)
     except OSError as error:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
 
@@ -505,10 +510,8 @@ def write_report(
     (folder / "report.md").write_text(to_markdown(TITLE, page, "figures"), encoding="utf-8")
 
 
-def readme_block(
-    comparison: Comparison, table: pd.DataFrame, verdicts: dict[tuple[str, int], list[Verdict]]
-) -> str:
-    """What stands between the README's marks."""
+def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
+    """The README's first screen."""
     parts = [f"**{headline(trio)}**" for trio in comparison.experiments()]
     for recipe in comparison.recipes:
         rows = results_rows(table, recipe)
@@ -519,36 +522,46 @@ def readme_block(
             + markdown_table(columns, [[row[key] for key in columns] for row in rows])
         )
     parts.append("![Test accuracy by epoch](results/headline.png)")
-    if verdicts:
-        columns = ["", "what the notes claim"]
-        columns += [f"{recipe}, experiment {experiment}" for recipe, experiment in verdicts]
-        rows = [
-            [each[0].claim, each[0].text, *map(in_brief, each)]
-            for each in zip(*verdicts.values(), strict=True)
-        ]
-        parts.append(f"What is left of each claim:\n\n{markdown_table(columns, rows)}")
     return "\n\n".join(parts)
 
 
-def around_results(path: Path) -> tuple[str, str]:
-    """The README's text before and after its results, marks included. Raises UserError."""
-    what_to_do = f"put {README_MARKS[0]} and {README_MARKS[1]} into it"
+def claims_in_brief(verdicts: dict[tuple[str, int], list[Verdict]]) -> str:
+    """A line a claim."""
+    columns = [f"{recipe}, experiment {experiment}" for recipe, experiment in verdicts]
+    rows = [
+        [each[0].claim, each[0].text, *map(in_brief, each)]
+        for each in zip(*verdicts.values(), strict=True)
+    ]
+    return markdown_table(["", "what the notes claim", *columns], rows)
+
+
+def read_readme(path: Path) -> str:
+    """Its text. Raises UserError if a mark is missing."""
+    marks = [mark for pair in README_MARKS.values() for mark in pair]
+    what_to_do = f"put {', '.join(marks)} into it, in this order"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}", str(error), what_to_do) from error
-    start, end = (text.find(mark) for mark in README_MARKS)
-    if not 0 <= start < end:
+    places = [text.find(mark) for mark in marks]
+    if -1 in places or places != sorted(places):
         raise UserError(f"{path} has no place for results", "its marks are missing", what_to_do)
-    return text[: start + len(README_MARKS[0])], text[end:]
+    return text
 
 
-def write_readme(path: Path, around: tuple[str, str], comparison: Comparison, block: str) -> None:
+def fill(readme: str, part: str, content: str) -> str:
+    """The README with what stands between the marks of `part` replaced."""
+    start, end = README_MARKS[part]
+    before, after = readme.split(start)[0], readme.split(end)[1]
+    return f"{before}{start}\n{content}\n{end}{after}"
+
+
+def write_readme(path: Path, text: str, comparison: Comparison) -> None:
     picture = path.parent / "results" / "headline.png"
     picture.parent.mkdir(exist_ok=True)
     figure = plots.headline({recipe: comparison.of(recipe) for recipe in comparison.recipes})
     picture.write_bytes(to_bytes(figure, "png"))
-    path.write_text(f"\n{block}\n".join(around), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

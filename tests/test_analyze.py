@@ -639,7 +639,8 @@ def test_a_message_about_a_huge_value_stays_short(small, reported):
 
 # ---------------------------------------------------------------- README, terminal, files
 
-MARKED = "# Title\n\n{}\nold\n{}\n\ntail\n".format(*analyze.README_MARKS)
+MARKS = [mark for pair in analyze.README_MARKS.values() for mark in pair]
+MARKED = "# Title\n\n{}\nold\n{}\n\nmiddle\n{}\nold\n{}\n\ntail\n".format(*MARKS)
 
 
 def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_path):
@@ -647,8 +648,10 @@ def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_
     readme.write_text(MARKED)
     reported(small, "--readme", readme)
     first = readme.read_text()
-    head, block, tail = re.split("|".join(map(re.escape, analyze.README_MARKS)), first)
-    assert head == "# Title\n\n" and tail == "\n\ntail\n" and "old" not in block
+    head, block, middle, claims, tail = re.split("|".join(map(re.escape, MARKS)), first)
+    assert (head, middle, tail) == ("# Title\n\n", "\n\nmiddle\n", "\n\ntail\n")
+    assert "old" not in first
+    assert re.findall(r"^\| (C\d) ", claims, re.MULTILINE) == [f"C{i}" for i in range(1, 9)]
     assert "**Experiment 2, recipe notes: distillation" in block
     assert "| student-resnet | 175.0 K | 2 |" in block and "| 93.05 |" in block
     assert (tmp_path / re.search(r"!\[.*\]\((.*)\)", block)[1]).exists()
@@ -657,7 +660,7 @@ def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_
 
 
 @pytest.mark.parametrize(
-    "text", ["# Title\n", MARKED.split("old")[0], "\n".join(analyze.README_MARKS[::-1]), None]
+    "text", ["# Title\n", MARKED.split("old")[0], "\n".join(MARKS[::-1]), None]
 )
 def test_a_readme_without_its_marks_is_refused_before_anything_is_written(small, tmp_path, text):
     readme, out = tmp_path / "README.md", tmp_path / "out"
