@@ -8,6 +8,7 @@ Says first what it will do and about how long that takes on this device. Stopped
 at any time, the same command goes on where it was. `make reproduce` calls this.
 """
 
+import os
 import shlex
 import signal
 import subprocess
@@ -201,14 +202,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_all(jobs, shared, args.jobs)
     print(flush=True)
     with StopSignals() as stop:
-        wait_for_one(
-            [start([sys.executable, str(ROOT / "analyze.py"), "--runs", str(RUNS_DIR)])], stop
-        )
+        analyze = [sys.executable, str(ROOT / "analyze.py"), "--runs", str(RUNS_DIR)]
+        wait_for_one([start(analyze, None, torch.get_num_threads())], stop)
     return 0
 
 
 def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
     """Train the networks in order, `at_once` side by side, a student after its teacher."""
+    threads = max(1, torch.get_num_threads() // at_once)  # more than cores wait for each other
     waiting, running = list(enumerate(jobs, start=1)), {}
     with StopSignals() as stop:
         while waiting or running:
@@ -218,19 +219,21 @@ def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
                     where = f", output in {job.output}" if at_once > 1 else ""
                     name = f"{job.name}, seed {job.config.seed}"
                     print(f"\n[{number}/{len(jobs)}] {name}{where}", flush=True)
-                    running[start(job.command(shared), job.output if at_once > 1 else None)] = job
+                    output = job.output if at_once > 1 else None
+                    running[start(job.command(shared), output, threads)] = job
             waiting = [each for each in waiting if each[1] not in running.values()]
             wait_for_one(list(running), stop)
             running = {child: job for child, job in running.items() if child.poll() is None}
 
 
-def start(command: list[str], output: Path | None = None) -> subprocess.Popen:
+def start(command: list[str], output: Path | None, threads: int) -> subprocess.Popen:
     """Start a script; what it prints goes to the file `output` if there is one."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if output is None:
-        return subprocess.Popen(command)
+        return subprocess.Popen(command, env=environment)
     output.parent.mkdir(parents=True, exist_ok=True)
     with open(output, "a") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
 def wait_for_one(children: Sequence[subprocess.Popen], stop: StopSignals) -> None:

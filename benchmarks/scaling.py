@@ -6,13 +6,18 @@ Each figure is a run of its own process (baseline, recipe notes), so that its me
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +28,7 @@ from common.errors import script  # noqa: E402
 
 BATCHES = (32, 64, 125, 250, 500, 1000)
 EPOCHS = (1, 2, 4)
+SEEDS = (1, 2, 4)  # trained side by side
 WRAPPER = """
 import resource, runpy, sys
 sys.argv = sys.argv[1:]
@@ -36,57 +42,71 @@ finally:
 """
 
 
-def run(*flags: object) -> tuple[float, int]:
-    """Seconds that the run logged, evaluation included, and its peak of memory in bytes."""
+class Cost(NamedTuple):
+    seconds: float  # from start to summary, set-up and evaluation included
+    peak_bytes: int  # of one process
+
+
+def measure(*flags: object, seeds: int = 1) -> Cost:
+    """Train baselines of so many seeds side by side, which share the processor's threads."""
+    threads = max(1, torch.get_num_threads() // seeds)
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-c", WRAPPER, str(ROOT / "train_baseline.py"),
-             "--out", f"{folder}/run", *map(str, flags)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
-    return summary["seconds"], int(re.search(r"peak (\d+)", done.stdout)[1])
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRAPPER, str(ROOT / "train_baseline.py"), "--seed",
+                 str(seed), "--out", f"{folder}/seed-{seed}", *map(str, flags)],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            )
+            for seed in range(seeds)
+        ]  # fmt: skip
+        printed = [child.communicate()[0] for child in children]
+    seconds = time.perf_counter() - start
+    return Cost(seconds, max(int(re.search(r"peak (\d+)", each)[1]) for each in printed))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--json", action="store_true", help="for machines")
     args = parser.parse_args(argv)
-    by_batch = {size: run("--epochs", 1, "--batch-size", size) for size in BATCHES}
-    by_epochs = {epochs: run("--epochs", epochs) for epochs in EPOCHS}
+    by_batch = {n: measure("--epochs", 1, "--batch-size", n) for n in BATCHES}
+    by_epochs = {n: measure("--epochs", n) for n in EPOCHS}
+    by_seeds = {n: measure("--epochs", 1, seeds=n) for n in SEEDS}
+    series = {"batch size": by_batch, "epochs": by_epochs, "seeds side by side": by_seeds}
     rows = [
-        *({"batch_size": k, "epochs": 1, "seconds": s, "peak_bytes": m}
-          for k, (s, m) in by_batch.items()),
-        *({"batch_size": 125, "epochs": k, "seconds": s, "peak_bytes": m}
-          for k, (s, m) in by_epochs.items()),
-    ]  # fmt: skip
+        {"varied": name, "value": value, **cost._asdict()}
+        for name, costs in series.items()
+        for value, cost in costs.items()
+    ]
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
-        print(f"{'batch':>6}{'epochs':>8}{'seconds':>9}{'peak, GB':>10}")
+        print(f"{'varied':20}{'value':>6}{'seconds':>9}{'peak, GB':>10}")
         for row in rows:
             print(
-                f"{row['batch_size']:6}{row['epochs']:8}{row['seconds']:9.1f}"
+                f"{row['varied']:20}{row['value']:6}{row['seconds']:9.1f}"
                 f"{row['peak_bytes'] / 1e9:10.2f}"
             )
-        print("Seeds are trained one after the other: n seeds take n times as long.")
-    figure = Figure(figsize=(11, 3.6), layout="constrained", dpi=130)
-    panels = figure.subplots(1, 3)
-    for axes, x, y, across, up in (
-        (panels[0], EPOCHS, [s for s, _ in by_epochs.values()], "epochs", "seconds"),
-        (panels[1], BATCHES, [s for s, _ in by_batch.values()], "batch size", "seconds an epoch"),
-        (panels[2], BATCHES, [m / 1e9 for _, m in by_batch.values()], "batch size",
-         "peak of memory (GB)"),
-    ):  # fmt: skip
-        axes.plot(x, y, "o-", color="#0072B2")
-        axes.set_xlabel(across)
-        axes.set_ylabel(up)
-        axes.set_ylim(bottom=0)
-        axes.grid(True, color="#dddddd", linewidth=0.6)
-        if across == "batch size":
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(x, [str(size) for size in x])
-    figure.savefig(Path(__file__).with_name("scaling.png"), metadata={"Software": None})
+    figure = Figure(figsize=(11, 3.2), layout="constrained", dpi=130)
+    for axes, (name, costs) in zip(figure.subplots(1, 4)[:3], series.items(), strict=True):
+        draw(axes, name, "seconds", {n: cost.seconds for n, cost in costs.items()})
+    draw(
+        figure.axes[3], "batch size", "peak of memory (GB)",
+        {n: cost.peak_bytes / 1e9 for n, cost in by_batch.items()},
+    )  # fmt: skip
+    one = by_seeds[1].seconds
+    figure.axes[2].plot(SEEDS, [n * one for n in SEEDS], "--", color="#555555")
+    figure.axes[2].annotate("one after the other", (SEEDS[-1], SEEDS[-1] * one), ha="right")
+    figure.savefig(Path(__file__).with_name("scaling.png"))
+
+
+def draw(axes: Axes, across: str, up: str, values: dict[int, float]) -> None:
+    axes.plot(list(values), list(values.values()), "o-", color="#0072B2")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.set_ylim(bottom=0)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
 
 
 if __name__ == "__main__":

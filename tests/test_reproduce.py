@@ -1,5 +1,6 @@
 """`reproduce.py` whole, in a copy of the project whose pinned data set is the tiny one."""
 
+import json
 import os
 import shutil
 import signal
@@ -35,7 +36,7 @@ def start(project, *flags):
     return subprocess.Popen(
         [sys.executable, str(project / "reproduce.py"), "--teachers", "resnet", *flags],
         cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
     )  # fmt: skip
 
 
@@ -58,6 +59,8 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
         folder = project / "runs" / "notes" / name / "seed-0"
         assert pd.read_csv(folder / "log.csv")["epoch"].tolist() == [1, 2]
         assert (folder / "summary.json").exists()
+        config = json.loads((folder / "config.json").read_text())
+        assert config["threads"] == 1  # two threads, shared by two jobs
     table = pd.read_csv(project / "report" / "results.csv")
     assert table["name"].tolist() == ["teacher-resnet", "baseline", "student-resnet"]
     assert out.rstrip().endswith("report.html")
