@@ -32,7 +32,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "notes": {
         "teacher": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="step", warmup=0.0,
-            weight_decay=1e-3, label_smoothing=0.0, padding=1, flip=True, cutout=0,
+            weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True, cutout=0,
         ),
         "small-cnn": dict(
             epochs=50, batch_size=125, lr=0.08, schedule="constant", warmup=0.0,
