@@ -88,24 +88,30 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{row['varied']:20}{row['value']:6}{row['seconds']:9.1f}"
                 f"{row['peak_bytes'] / 1e9:10.2f}"
             )
-    figure = Figure(figsize=(11, 3.2), layout="constrained", dpi=130)
-    for axes, (name, costs) in zip(figure.subplots(1, 4)[:3], series.items(), strict=True):
-        draw(axes, name, "seconds", {n: cost.seconds for n, cost in costs.items()})
-    draw(
-        figure.axes[3], "batch size", "peak of memory (GB)",
-        {n: cost.peak_bytes / 1e9 for n, cost in by_batch.items()},
-    )  # fmt: skip
-    one = by_seeds[1].seconds
-    figure.axes[2].plot(SEEDS, [n * one for n in SEEDS], "--", color="#555555")
-    figure.axes[2].annotate("one after the other", (SEEDS[-1], SEEDS[-1] * one), ha="right")
-    figure.savefig(Path(__file__).with_name("scaling.png"))
+    draw(series).savefig(Path(__file__).with_name("scaling.png"))
 
 
-def draw(axes: Axes, across: str, up: str, values: dict[int, float]) -> None:
+def draw(series: dict[str, dict[int, Cost]]) -> Figure:
+    figure = Figure(figsize=(11, 3), layout="constrained", dpi=130)
+    panels = figure.subplots(1, 4)
+    for axes, (name, costs) in zip(panels, series.items(), strict=False):
+        curve(axes, name, "seconds", {n: cost.seconds for n, cost in costs.items()})
+    (name, costs) = next(iter(series.items()))
+    peaks = {n: cost.peak_bytes / 1e9 for n, cost in costs.items()}
+    curve(panels[3], name, "peak of memory (GB)", peaks)
+    one, axes = series["seeds side by side"][1].seconds, panels[2]
+    after = {n: n * one for n in SEEDS}
+    axes.plot(list(after), list(after.values()), "--", color="#555555", label="one after the other")
+    axes.set_ylim(0, 1.1 * max(after.values()))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def curve(axes: Axes, across: str, up: str, values: dict[int, float]) -> None:
     axes.plot(list(values), list(values.values()), "o-", color="#0072B2")
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(values.values()))
     axes.grid(True, color="#dddddd", linewidth=0.6)
 
 
