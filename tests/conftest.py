@@ -56,6 +56,29 @@ def make_tiny(folder: Path, training: int = 260, test: int = 60) -> dict[str, st
     return digests
 
 
+@pytest.fixture(scope="session", autouse=True)
+def first_epoch_again(request, tmp_path_factory):
+    """`test_published.py` repeats a published run's first epoch: half a minute on the real data.
+
+    It is trained beside the other tests, which leave a processor's core idle. Yields its process
+    and its run folder.
+    """
+    if not any(item.path.name == "test_published.py" for item in request.session.items):
+        yield
+        return
+    run = tmp_path_factory.mktemp("published") / "run"
+    command = [sys.executable, str(ROOT / "train_baseline.py"), "--recipe", "notes"]
+    with subprocess.Popen(
+        [*command, "--epochs", "1", "--out", str(run)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        yield process, run
+        process.kill()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A folder with the tiny data set; its digests lie in it for `child.py`."""

@@ -61,6 +61,12 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
         assert (folder / "summary.json").exists()
         config = json.loads((folder / "config.json").read_text())
         assert config["threads"] == 1  # two threads, shared by two jobs
+    alone = project / "alone"
+    words = ["train_baseline.py", "--epochs", "2", "--out", alone]
+    subprocess.run([sys.executable, *words], cwd=project, check=True, capture_output=True,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert (alone / "predictions.npz").read_bytes() == (baseline / "predictions.npz").read_bytes()
+
     table = pd.read_csv(project / "report" / "results.csv")
     assert table["name"].tolist() == ["teacher-resnet", "baseline", "student-resnet"]
     assert out.rstrip().endswith("report.html")
