@@ -127,10 +127,10 @@ def measure_pace(network: str, config: Config, data: Dataset) -> Pace:
     return Pace((trained - start) * len(data) / count + evaluation, answer)
 
 
-def answers_asked(config: Config, data: Dataset) -> float:
-    """How many of an image's views a run meets, over all images; each is asked for once."""
-    views = data.views.count
-    return len(data) * views * (1 - (1 - 1 / views) ** config.epochs)
+def answers_asked(config: Config) -> float:
+    """How many of an image's views a run meets; each is asked for once."""
+    views = Views(config.padding, config.flip, config.cutout).count
+    return views * (1 - (1 - 1 / views) ** config.epochs)
 
 
 def in_words(seconds: float) -> str:
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if job in left:
             expected = job.epochs_left * pace[job.network].epoch
             if job.teacher:
-                expected += answers_asked(job.config, data) * pace[job.teacher].answer
+                expected += len(data) * answers_asked(job.config) * pace[job.teacher].answer
             total += expected
             todo = f"about {in_words(expected)}"
         print(f"  {job.name} seed {job.config.seed}: {todo}")
