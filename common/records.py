@@ -276,7 +276,8 @@ def inconsistencies(records: list[Record]) -> list[str]:
         return ", ".join(
             f"{key}: {a.config.get(key)!r} and {b.config.get(key)!r}"
             for key in sorted(keys)
-            if a.config.get(key) != b.config.get(key)
+            # what an older version did not have yet was off
+            if (a.config.get(key) or 0) != (b.config.get(key) or 0)
         )
 
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
