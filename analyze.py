@@ -552,7 +552,7 @@ def read_readme(path: Path) -> str:
 def fill(readme: str, part: str, content: str) -> str:
     """The README with what stands between the marks of `part` replaced."""
     start, end = README_MARKS[part]
-    before, after = readme.split(start)[0], readme.split(end)[1]
+    before, after = readme.partition(start)[0], readme.partition(end)[2]
     return f"{before}{start}\n{content}\n{end}{after}"
 
 

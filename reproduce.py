@@ -129,7 +129,7 @@ def measure_pace(network: str, config: Config, data: Dataset) -> Pace:
 
 def answers_asked(config: Config) -> float:
     """How many of an image's views a run meets; each is asked for once."""
-    views = Views(config.padding, config.flip, config.cutout).count
+    views = Views.of(config).count
     return views * (1 - (1 - 1 / views) ** config.epochs)
 
 
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     first = jobs[0].config
     device = choose_device(first)
-    data = Dataset(load(args.data_dir), Views(first.padding, first.flip, first.cutout), device.type)
+    data = Dataset(load(args.data_dir), Views.of(first), device.type)
     print(
         f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} epochs each, seeds "
         f"{' '.join(map(str, args.seeds))}, on {device.type} ({device.name})"

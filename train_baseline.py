@@ -29,9 +29,7 @@ from common.train import fit
 def main(argv: Sequence[str] | None = None) -> None:
     config = BaselineConfig.parse(__doc__, argv)
     device = choose_device(config)
-    data = Dataset(
-        load(config.data_dir), Views(config.padding, config.flip, config.cutout), device.type
-    )
+    data = Dataset(load(config.data_dir), Views.of(config), device.type)
 
     torch.manual_seed(config.seed)
     baseline = build("small-cnn")

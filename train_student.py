@@ -34,9 +34,7 @@ from common.train import fit
 def main(argv: Sequence[str] | None = None) -> None:
     config = StudentConfig.parse(__doc__, argv)
     device = choose_device(config)
-    data = Dataset(
-        load(config.data_dir), Views(config.padding, config.flip, config.cutout), device.type
-    )
+    data = Dataset(load(config.data_dir), Views.of(config), device.type)
 
     teacher_path = find_teacher(config)
     print(f"teacher: {teacher_path}")

@@ -27,9 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = TeacherConfig.parse(__doc__, argv)
     name = f"teacher-{config.arch}"
     device = choose_device(config)
-    data = Dataset(
-        load(config.data_dir), Views(config.padding, config.flip, config.cutout), device.type
-    )
+    data = Dataset(load(config.data_dir), Views.of(config), device.type)
 
     torch.manual_seed(config.seed)
     teacher = build(config.arch)

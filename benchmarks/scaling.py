@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common.config import Parser  # noqa: E402
-from common.errors import script  # noqa: E402
+from common.errors import UserError, script  # noqa: E402
 
 BATCHES = (32, 64, 125, 250, 500, 1000)
 EPOCHS = (1, 2, 4)
@@ -56,14 +56,17 @@ def measure(*flags: object, seeds: int = 1) -> Cost:
             subprocess.Popen(
                 [sys.executable, "-c", WRAPPER, str(ROOT / "train_baseline.py"), "--seed",
                  str(seed), "--out", f"{folder}/seed-{seed}", *map(str, flags)],
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             )
             for seed in range(seeds)
         ]  # fmt: skip
-        printed = [child.communicate()[0] for child in children]
+        printed = [child.communicate() for child in children]
     seconds = time.perf_counter() - start
-    return Cost(seconds, max(int(re.search(r"peak (\d+)", each)[1]) for each in printed))
+    for child, (_, errors) in zip(children, printed, strict=True):
+        if child.returncode:
+            raise UserError("a training failed", errors.strip(), "see there", exit_code=1)
+    return Cost(seconds, max(int(re.search(r"peak (\d+)", out)[1]) for out, _ in printed))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -142,7 +142,7 @@ def answers_of_a_run(config: StudentConfig, data: Dataset) -> int:
 def rows(rounds: int, count: int, recipe: str) -> tuple[Device, float, list[dict]]:
     config = StudentConfig.parse("", ["--recipe", recipe])
     device = choose_device(config)
-    data = Dataset(load(), Views(config.padding, config.flip, config.cutout), device.type)
+    data = Dataset(load(), Views.of(config), device.type)
     peak = matmul_rate(device)
     table = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -83,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     first = StudentConfig.parse("", settings)
     device = choose_device(first)
-    data = Dataset(
-        load(first.data_dir), Views(first.padding, first.flip, first.cutout), device.type
-    )
+    data = Dataset(load(first.data_dir), Views.of(first), device.type)
     teacher = read_teacher(find_teacher(first))
     setting_up = time.perf_counter() - start
     runs = []

@@ -6,12 +6,13 @@ says to it can be remembered.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from common.config import Config
 from common.data import Arrays, split
 
 SIDE = 28  # pixels
@@ -34,6 +35,10 @@ class Views:
     padding: int
     flip: bool
     cutout: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        return cls(config.padding, config.flip, config.cutout)
 
     @property
     def count(self) -> int:

@@ -63,7 +63,7 @@ def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
         after_warmup = (progress - config.warmup) / (1 - config.warmup)
         factor = 0.5 + 0.5 * torch.cos(math.pi * after_warmup)
     elif config.schedule == "step":
-        factor = torch.where(progress < 0.6, 1.0, torch.tensor(0.25, dtype=torch.float64))
+        factor = torch.where(progress < 0.6, 1.0, 0.25).double()
     else:
         factor = torch.ones_like(progress)
     if config.warmup:

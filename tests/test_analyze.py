@@ -674,8 +674,6 @@ def test_a_readme_without_its_marks_is_refused_before_anything_is_written(small,
 
 def test_the_readme_is_current_with_the_published_results(tmp_path, undrawn):
     readme = ROOT / "README.md"
-    if not readme.exists() or not any(RESULTS_DIR.rglob("summary.json")):
-        pytest.skip("there are no published results yet")
     copy = tmp_path / "README.md"
     copy.write_bytes(readme.read_bytes())
     analyze.main(
