@@ -129,7 +129,7 @@ def curves(recipe: str, groups: Groups) -> Figure:
     legend.text(
         0.02, 0.05,
         f"recipe {recipe}"
-        + (f"\nline: mean of {seeds} seeds, band: lowest to highest" if seeds > 1 else "\none seed")
+        + ("\nline: mean over the seeds, band: lowest to highest" if seeds > 1 else "\none seed")
         + "\nmarker: best epoch on those images",
         transform=legend.transAxes, fontsize=10,
     )  # fmt: skip
