@@ -2,7 +2,7 @@
 
   python reproduce.py                         experiments 1 and 2, recipe notes
   python reproduce.py --recipe best --seeds 0 1 2 --teachers resnet
-  python reproduce.py --epochs 2              a short look
+  python reproduce.py --epochs 2              a short look, in runs-2-epochs/
 
 Says first what it will do and about how long that takes on this device. Stopped
 at any time, the same command goes on where it was. `make reproduce` calls this.
@@ -23,6 +23,7 @@ import torch
 
 from common.batches import Dataset, Views
 from common.config import (
+    RECIPES,
     RUNS_DIR,
     BaselineConfig,
     Config,
@@ -47,6 +48,7 @@ ROOT = Path(__file__).resolve().parent
 class Job:
     """One training script's call."""
 
+    runs: Path
     script: str
     name: str
     network: str  # as build() takes it
@@ -56,7 +58,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return self.config.folder(self.name)
+        return self.runs / self.config.recipe / self.name / f"seed-{self.config.seed}"
 
     @property
     def epochs_left(self) -> int:
@@ -77,27 +79,37 @@ class Job:
         return other is not self and str(other.folder / "best.pt") in self.extra
 
     def command(self, shared: list[str]) -> list[str]:
-        seed = ("--seed", str(self.config.seed))
-        return [sys.executable, str(ROOT / self.script), *shared, *seed, *self.extra, "--resume"]
+        own = ("--seed", str(self.config.seed), "--out", str(self.folder))
+        return [sys.executable, str(ROOT / self.script), *shared, *own, *self.extra, "--resume"]
 
 
-def plan(shared: list[str], seeds: Sequence[int], teachers: Sequence[str]) -> list[Job]:
-    """Every network, each teacher before its student."""
-    jobs = []
+def runs_folder(recipe: str, epochs: int | None) -> Path:
+    """Runs of other than the recipe's epochs have a place apart: none is taken for a whole one."""
+    if epochs in (None, RECIPES[recipe]["teacher"]["epochs"]):
+        return RUNS_DIR
+    return RUNS_DIR.with_name(f"runs-{epochs}-epochs")
+
+
+def plan(runs: Path, shared: list[str], seeds: Sequence[int], teachers: Sequence[str]) -> list[Job]:
+    """Every network, each teacher before its student, to be trained in the folder `runs`."""
+    jobs: list[Job] = []
     for seed in seeds:
         arguments = [*shared, "--seed", str(seed)]
+        of_seed = []
         for arch in teachers:
             extra = ("--arch", arch)
             config = TeacherConfig.parse("", [*arguments, *extra])
-            jobs.append(Job("train_teacher.py", f"teacher-{arch}", arch, config, extra))
+            of_seed.append(Job(runs, "train_teacher.py", f"teacher-{arch}", arch, config, extra))
         config = BaselineConfig.parse("", arguments)
-        jobs.append(Job("train_baseline.py", "baseline", "small-cnn", config))
-        for arch in teachers:
-            folder = RUNS_DIR / config.recipe / f"teacher-{arch}" / f"seed-{seed}"
-            student = StudentConfig.parse("", arguments)
-            extra = ("--teacher", str(folder / "best.pt"))
-            name = f"student-{arch}"
-            jobs.append(Job("train_student.py", name, "small-cnn", student, extra, arch))
+        baseline = Job(runs, "train_baseline.py", "baseline", "small-cnn", config)
+        students = []
+        for teacher in of_seed:
+            arch, extra = teacher.network, ("--teacher", str(teacher.folder / "best.pt"))
+            config = StudentConfig.parse("", arguments)
+            students.append(
+                Job(runs, "train_student.py", f"student-{arch}", "small-cnn", config, extra, arch)
+            )
+        jobs += [*of_seed, baseline, *students]
     return jobs
 
 
@@ -144,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(__doc__)
     parser.add_argument(
         "--recipe",
-        type=one_of("notes", "best"),
+        type=one_of(*RECIPES),
         default="notes",
         help="which set of hyperparameters (default: notes)",
     )
@@ -170,14 +182,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         shared += ["--epochs", str(args.epochs)]
     if args.data_dir:
         shared += ["--data-dir", args.data_dir]
-    jobs = plan(shared, args.seeds, args.teachers)
+    runs = runs_folder(args.recipe, args.epochs)
+    jobs = plan(runs, shared, args.seeds, args.teachers)
 
     first = jobs[0].config
     device = choose_device(first)
     data = Dataset(load(args.data_dir), Views.of(first), device.type)
     print(
         f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} epochs each, seeds "
-        f"{' '.join(map(str, args.seeds))}, on {device.type} ({device.name})"
+        f"{' '.join(map(str, args.seeds))}, on {device.type} ({device.name})\nrun folders in {runs}"
     )
     left = [job for job in jobs if job.epochs_left]
     needed = {network for job in left for network in (job.network, job.teacher) if network}
@@ -202,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_all(jobs, shared, args.jobs)
     print(flush=True)
     with StopSignals() as stop:
-        analyze = [sys.executable, str(ROOT / "analyze.py"), "--runs", str(RUNS_DIR)]
+        analyze = [sys.executable, str(ROOT / "analyze.py"), "--runs", str(runs)]
         wait_for_one([start(analyze, None, torch.get_num_threads())], stop)
     return 0
 

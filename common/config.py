@@ -113,6 +113,13 @@ def one_of(*names: str) -> Callable[[str], str]:
     return parse
 
 
+def soft_loss(text: str) -> str:
+    """The name of a soft loss, the user's own included."""
+    from common.loss import SOFT_LOSSES  # here: analyze.py reads this module and needs no torch
+
+    return one_of(*SOFT_LOSSES)(text)
+
+
 def _nearest(text: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
@@ -228,7 +235,9 @@ class StudentConfig(Config):
     temperature: float = setting(positive, "softens both networks' outputs in the soft loss")
     alpha: float = setting(unit, "weight of the soft loss; the hard loss has 1 - alpha")
     soft_weight: float = setting(non_negative, "a further factor on the soft loss")
-    loss: str = setting(one_of("kd", "dkd", "dist", "logit-standard"), "soft loss")
+    loss: str = setting(
+        soft_loss, "kd, dkd, dist, logit-standard, or another in SOFT_LOSSES of common/loss.py"
+    )
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

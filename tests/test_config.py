@@ -18,6 +18,7 @@ from common.config import (
     TeacherConfig,
 )
 from common.errors import UserError
+from common.loss import SOFT_LOSSES, kd
 
 CONFIGS = {
     train_teacher: TeacherConfig,
@@ -205,6 +206,14 @@ def test_the_nearest_right_name_is_offered():
     assert "did you mean --epochs?" in refused(BaselineConfig, "--epoch", "3")
     assert "did you mean --soft-weight?" in refused(StudentConfig, "--soft-wieght=2")
     assert "did you mean" not in refused(BaselineConfig, "--qqq")
+
+
+def test_a_loss_of_ones_own_can_be_asked_for(monkeypatch):
+    assert "'mine' is none of kd, dkd, dist, logit-standard" in refused(
+        StudentConfig, "--loss", "mine"
+    )
+    monkeypatch.setitem(SOFT_LOSSES, "mine", kd)
+    assert StudentConfig.parse("", ["--loss", "mine"]).loss == "mine"
 
 
 def test_flags_of_other_scripts_and_contradictions_are_refused():

@@ -43,7 +43,8 @@ def start(project, *flags):
 def test_stopped_and_started_again_it_trains_everything_once_and_reports(project):
     flags = ("--epochs", "2", "--jobs", "2")
     process = start(project, *flags)
-    baseline = project / "runs" / "notes" / "baseline" / "seed-0"
+    runs = project / "runs-2-epochs"  # where no run of all epochs is looked for
+    baseline = runs / "notes" / "baseline" / "seed-0"
     while not (baseline / "log.csv").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -56,7 +57,7 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
     for name in ("teacher-resnet", "baseline", "student-resnet"):
-        folder = project / "runs" / "notes" / name / "seed-0"
+        folder = runs / "notes" / name / "seed-0"
         assert pd.read_csv(folder / "log.csv")["epoch"].tolist() == [1, 2]
         assert (folder / "summary.json").exists()
         config = json.loads((folder / "config.json").read_text())
@@ -72,14 +73,14 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
     assert out.rstrip().endswith("report.html")
 
     process = start(project, "--epochs", "2")  # that a finished run is left alone: test_faults.py
-    lines = [process.stdout.readline() for _ in range(4)]
+    lines = [process.stdout.readline() for _ in range(5)]
     process.terminate()
     process.communicate(timeout=120)
     assert sum("done already" in line for line in lines) == 3, lines
 
 
 def test_a_script_that_fails_ends_it_with_one_line(project):
-    folder = project / "runs" / "best" / "teacher-resnet" / "seed-0"
+    folder = project / "runs-1-epochs" / "best" / "teacher-resnet" / "seed-0"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("not a config")
     (folder / "log.csv").write_text("")
@@ -92,7 +93,7 @@ def test_a_script_that_fails_ends_it_with_one_line(project):
 
 
 def test_the_plan_has_each_teacher_before_its_student():
-    jobs = reproduce.plan(["--epochs", "2"], [0, 1], ["resnet", "cnn"])
+    jobs = reproduce.plan(reproduce.RUNS_DIR, [], [0, 1], ["resnet", "cnn"])
     assert [job.name for job in jobs] == [
         "teacher-resnet", "teacher-cnn", "baseline", "student-resnet", "student-cnn"
     ] * 2  # fmt: skip
@@ -100,6 +101,14 @@ def test_the_plan_has_each_teacher_before_its_student():
         needed = [k for k, other in enumerate(jobs) if jobs[student].needs(other)]
         assert needed == [student - 3]  # its own seed's teacher of its own kind
     assert all(job.command([])[-1] == "--resume" for job in jobs)
+    # where each script would put it of itself
+    assert all(job.folder == job.config.folder(job.name) for job in jobs)
+
+
+def test_a_short_look_is_never_taken_for_the_whole_runs():
+    assert reproduce.runs_folder("notes", None) == reproduce.runs_folder("notes", 50)
+    assert reproduce.runs_folder("notes", 50) == reproduce.RUNS_DIR
+    assert reproduce.runs_folder("notes", 2).name == "runs-2-epochs"
 
 
 def test_times_in_words():
