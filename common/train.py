@@ -1,6 +1,7 @@
 """The one training loop. Device, precision, CUDA graphs and signals live here; roles do not."""
 
 import contextlib
+import inspect
 import math
 import os
 import signal
@@ -24,6 +25,11 @@ from common.loss import Loss
 from common.run import Run
 
 DIVERGED = "try a lower --lr, a --warmup, or --precision float32"  # what to do then
+SYNC_BUFFERS = (  # what torch calls it, what torch before 2.15 calls it
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 Objective = Callable[[Tensor, Batch], Loss]  # f(logits (N, 10) float32, batch) -> its loss
 
 
@@ -90,8 +96,9 @@ class Trainer:
         self.device = device
         self.forward = torch.compile(self.network) if config.compile else self.network
         if device.processes > 1:
-            # Batch norms normalise by their own process's part of a batch.
-            self.forward = DistributedDataParallel(self.forward)
+            # Batch norms normalise by their own process's part of a batch, and gather statistics
+            # of it: DDP would replace those by the first process's before every step.
+            self.forward = DistributedDataParallel(self.forward, **{SYNC_BUFFERS: False})
         self.has_soft_loss = False  # until a step has seen one
         self.rate = torch.zeros((), device=device.type)
         self.optimizer = torch.optim.SGD(
@@ -330,6 +337,12 @@ def fit(
             f"--batch-size {config.batch_size} is larger than the training set",
             f"it has {len(data)} images",
             "choose a smaller one",
+        )
+    if (len(data) - 1) % config.batch_size == 0:
+        raise UserError(
+            f"--batch-size {config.batch_size} leaves one image for an epoch's last step",
+            "batch norm needs two",
+            "choose another",
         )
     trainer = Trainer(network, objective, data, config, device)
     rows: list[dict[str, Any]] = []

@@ -730,6 +730,9 @@ def test_bad_flags_are_one_line_and_touch_nothing(script, server, tmp_path):
 def test_a_batch_larger_than_the_set_trains_nothing(server, tmp_path):
     run = server.run("train_baseline.py", *QUICK, "--batch-size", "121", "--out", tmp_path)
     assert run.code == 2 and "it has 120 images" in only_line(run)
+    for size in (1, 7, 119):  # the last step of an epoch has one image
+        run = server.run("train_baseline.py", *QUICK, "--batch-size", size, "--out", tmp_path)
+        assert run.code == 2 and "batch norm needs two" in only_line(run)
     assert not in_folder(tmp_path)
 
 

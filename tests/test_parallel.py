@@ -52,7 +52,9 @@ def test_two_processes_do_the_work_of_one(tiny, tmp_path):
     (one, log_one, seen_one, _), (two, log_two, seen_two, text) = runs
     assert seen_one == seen_two and len(seen_one) == 16  # the same images at every step
     for key, value in one["network"].items():
-        torch.testing.assert_close(two["network"][key], value, rtol=1e-4, atol=1e-6)
+        # Statistics are the mean of those of the processes, whose parts differ by one image.
+        allowed = 4e-3 if "running" in key else 1e-4
+        torch.testing.assert_close(two["network"][key], value, rtol=allowed, atol=allowed / 100)
     columns = ["train_loss", "train_accuracy", "val_loss", "test_loss"]
     pd.testing.assert_frame_equal(log_one[columns], log_two[columns], rtol=1e-4)
     assert text.count("2/2 train") == 1 and "2 processes" in text  # one of them speaks
