@@ -4,6 +4,7 @@ One colour a network, everywhere; the palette is Okabe and Ito's, which colour-b
 tell apart, and every line has a style or a marker of its own besides.
 """
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 
@@ -18,28 +19,19 @@ from common.claims import Part, Trio
 from common.data import CLASSES
 from common.records import Record
 
-COLOURS = {
-    "teacher-resnet": "#0072B2",
-    "teacher-cnn": "#56B4E9",
-    "baseline": "#D55E00",
-    "student-resnet": "#009E73",
-    "student-cnn": "#CC79A7",
+STYLES = {
+    "teacher-resnet": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
+    "teacher-cnn": {"color": "#56B4E9", "linestyle": (0, (5, 1)), "marker": "D"},
+    "baseline": {"color": "#D55E00", "linestyle": (0, (4, 2)), "marker": "o"},
+    "student-resnet": {"color": "#009E73", "linestyle": "-", "marker": "^"},
+    "student-cnn": {"color": "#CC79A7", "linestyle": (0, (1, 1)), "marker": "v"},
 }
-LINES = {
-    "teacher-resnet": "-",
-    "teacher-cnn": (0, (5, 1)),
-    "baseline": (0, (4, 2)),
-    "student-resnet": "-",
-    "student-cnn": (0, (1, 1)),
-}
-MARKERS = {
-    "teacher-resnet": "s",
-    "teacher-cnn": "D",
-    "baseline": "o",
-    "student-resnet": "^",
-    "student-cnn": "v",
-}
-OTHER = "#777777"  # networks of the user's own
+# In turn for networks of the user's own: what the palette has left, in several dashes and markers.
+OWN_STYLES = [
+    {"color": color, "linestyle": line, "marker": marker}
+    for line, marker in (((0, (6, 2, 1, 2)), "*"), ("-", "X"), ((0, (3, 1, 1, 1, 1, 1)), "P"))
+    for color in ("#E69F00", "#000000", "#888888")
+]
 # Test accuracy at the best test epoch, as the notes print it, and their parameters.
 NOTES = {
     "teacher-resnet": (93.67, 1_351_100),
@@ -62,19 +54,22 @@ def _tidy(axes: Axes, title: str, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _style(name: str) -> dict:
-    return {"color": COLOURS.get(name, OTHER), "linestyle": LINES.get(name, "-"), "linewidth": 1.8}
+def _styles(groups: Groups) -> dict[str, dict]:
+    """Colour, line and marker of each network."""
+    own = [name for name in groups if name not in STYLES]
+    return STYLES | dict(zip(own, itertools.cycle(OWN_STYLES), strict=False))
 
 
-def _curve(axes: Axes, name: str, runs: Sequence[Record], column: str, **style) -> np.ndarray:
+def _curve(
+    axes: Axes, runs: Sequence[Record], column: str, color: str, linestyle: object, label: str
+) -> np.ndarray:
     """Mean over the seeds that got so far, with the band from the lowest to the highest."""
     table = pd.concat([run.log.set_index("epoch")[column] for run in runs], axis=1)
     mean = table.mean(axis=1)
-    style = _style(name) | {"label": name} | style
-    axes.plot(table.index, mean, **style)
+    axes.plot(table.index, mean, color=color, linestyle=linestyle, linewidth=1.8, label=label)
     if len(runs) > 1:
         axes.fill_between(
-            table.index, table.min(axis=1), table.max(axis=1), color=style["color"], alpha=0.15
+            table.index, table.min(axis=1), table.max(axis=1), color=color, alpha=0.15
         )
     return mean
 
@@ -93,23 +88,22 @@ def curves(recipe: str, groups: Groups) -> Figure:
     loss, parts, train, held_out, test, legend = panels.flat
     drawn: dict[Axes, list[np.ndarray]] = {train: [], held_out: [], test: []}
     for name, runs in groups.items():
-        _curve(loss, name, runs, "train_loss")
+        color, line, marker = _styles(groups)[name].values()
+        _curve(loss, runs, "train_loss", color, line, name)
         for axes, column in (
             (train, "train_accuracy"), (held_out, "val_accuracy"), (test, "test_accuracy"),
         ):  # fmt: skip
-            drawn[axes].append(_curve(axes, name, runs, column).to_numpy())
+            drawn[axes].append(_curve(axes, runs, column, color, line, name).to_numpy())
         for axes, column in ((held_out, "val_accuracy"), (test, "test_accuracy")):
             for run in runs:
                 row = run.log.loc[run.log[column].idxmax()]
                 axes.plot(
-                    row["epoch"], row[column], MARKERS.get(name, "*"), color=_style(name)["color"],
+                    row["epoch"], row[column], marker, color=color,
                     markeredgecolor="white", markersize=7, clip_on=False, zorder=5,
                 )  # fmt: skip
         if runs[0].role == "student":
-            _curve(parts, name, runs, "train_soft_loss", label=f"{name}: soft", linestyle="-")
-            _curve(
-                parts, name, runs, "train_hard_loss", label=f"{name}: hard", linestyle=(0, (1, 1))
-            )
+            _curve(parts, runs, "train_soft_loss", color, "-", f"{name}: soft")
+            _curve(parts, runs, "train_hard_loss", color, (0, (1, 1)), f"{name}: hard")
     for axes, lines in drawn.items():
         _from_the_start_of_interest(axes, lines)
     _tidy(loss, "Training loss, as minimised", "epoch", "loss (nats)")
@@ -141,9 +135,10 @@ def headline(recipes: dict[str, Groups]) -> Figure:
     figure = _figure(5.5 * len(recipes) + 0.5, 4)
     panels = figure.subplots(1, len(recipes), squeeze=False)[0]
     for axes, (recipe, groups) in zip(panels, recipes.items(), strict=True):
-        lines = [
-            _curve(axes, name, runs, "test_accuracy").to_numpy() for name, runs in groups.items()
-        ]
+        lines = []
+        for name, runs in groups.items():
+            color, line, _ = _styles(groups)[name].values()
+            lines.append(_curve(axes, runs, "test_accuracy", color, line, name).to_numpy())
         _from_the_start_of_interest(axes, lines)
         _tidy(axes, f"Recipe {recipe}", "epoch", "test accuracy (%)")
         axes.legend(fontsize=9, loc="lower right")
@@ -163,11 +158,11 @@ def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
     figure = _figure(12, 5)
     errors, difference = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     place = np.arange(len(CLASSES))
-    for offset, (name, runs) in zip((-0.27, 0, 0.27), _trio_groups(trio).items(), strict=True):
+    groups = _trio_groups(trio)
+    styles = _styles(groups)
+    for offset, (name, runs) in zip((-0.27, 0, 0.27), groups.items(), strict=True):
         values = np.array([stats.class_errors(r.labels, r.predicted) for r in runs])
-        errors.barh(
-            place + offset, values.mean(0), 0.25, color=COLOURS.get(name, OTHER), label=name
-        )
+        errors.barh(place + offset, values.mean(0), 0.25, color=styles[name]["color"], label=name)
         if len(runs) > 1:
             errors.plot(values.T, place + offset, ".", color="black", markersize=3)
     _tidy(errors, "Errors class by class", "test images of the class taken for another (%)", "")
@@ -178,7 +173,7 @@ def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
     spread = np.abs(np.stack([change["value"] - change["low"], change["high"] - change["value"]]))
     difference.errorbar(
         change["value"], place, xerr=np.nan_to_num(spread), fmt="^",
-        color=COLOURS.get(trio.students[0].name, OTHER), capsize=3,
+        color=styles[trio.students[0].name]["color"], capsize=3,
     )  # fmt: skip
     _tidy(difference, "Student − baseline, 95 % intervals", "percentage points (left: fewer)", "")
     return figure
@@ -227,13 +222,14 @@ def reliability(trio: Trio) -> Figure:
     """Accuracy against confidence, 15 bins of equally many images; seeds pooled."""
     figure = _figure(12, 4.4)
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    for axes, (name, runs) in zip(panels, _trio_groups(trio).items(), strict=True):
+    groups = _trio_groups(trio)
+    for axes, (name, runs) in zip(panels, groups.items(), strict=True):
         logits = np.concatenate([run.logits for run in runs])
         labels = np.concatenate([run.labels for run in runs])
         confidence, accuracy, _ = stats.reliability(logits, labels)
         error = stats.expected_calibration_error(logits, labels)
         axes.plot([0.3, 1], [0.3, 1], color="black", linewidth=0.8)
-        axes.plot(confidence, accuracy, marker=MARKERS.get(name, "*"), **_style(name))
+        axes.plot(confidence, accuracy, linewidth=1.8, **_styles(groups)[name])
         _tidy(axes, f"{name}: ECE {error:.1f} points", "confidence", "")
     panels[0].set_ylabel("accuracy")
     panels[0].text(
@@ -253,16 +249,16 @@ def cost(recipe: str, groups: Groups) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     for name, runs in groups.items():
         values = [100 * run.right.mean() for run in runs]
-        for axes, key in (
-            (panels[0], "parameters"), (panels[1], "multiply_adds"),
-        ):  # fmt: skip
+        color, _, marker = _styles(groups)[name].values()
+        for axes, key in zip(panels, ("parameters", "multiply_adds"), strict=True):
             axes.plot(
-                [run.config[key] / 1e6 for run in runs], values, MARKERS.get(name, "*"),
-                color=COLOURS.get(name, OTHER), label=name, markersize=8, alpha=0.8,
+                [run.config[key] / 1e6 for run in runs], values, marker,
+                color=color, label=name, markersize=8, alpha=0.8,
             )  # fmt: skip
     for name, (accuracy, parameters) in NOTES.items():
         panels[0].plot(
-            parameters / 1e6, accuracy, MARKERS[name], markeredgecolor=COLOURS[name],
+            parameters / 1e6, accuracy, STYLES[name]["marker"],
+            markeredgecolor=STYLES[name]["color"],
             markerfacecolor="none", markersize=12, label=f"notes: {name}, best test epoch",
         )  # fmt: skip
     for axes in panels:
@@ -283,10 +279,9 @@ def seeds(recipe: str, groups: Groups) -> Figure:
     axes = figure.subplots()
     for place, (name, runs) in enumerate(groups.items()):
         values = [100 * run.right.mean() for run in runs]
-        axes.plot(
-            values, np.full(len(values), place), MARKERS.get(name, "*"), markersize=9,
-            color=COLOURS.get(name, OTHER), alpha=0.75,
-        )  # fmt: skip
+        color, _, marker = _styles(groups)[name].values()
+        places = np.full(len(values), place)
+        axes.plot(values, places, marker, markersize=9, color=color, alpha=0.75)
         axes.plot(np.mean(values), place, "|", color="black", markersize=20, markeredgewidth=2)
     axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -337,6 +332,7 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
         trio.teachers[0],
     )
     temperature = student.config.get("temperature", 1)
+    styles = _styles(_trio_groups(trio))
     legend = ()
     figure = _figure(12, 9)
     halves = figure.subfigures(2, 1)
@@ -359,7 +355,7 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
             for offset, run in zip((-0.27, 0, 0.27), (teacher, baseline, student), strict=True):
                 bars.barh(
                     np.arange(10) + offset, softmax(run.logits[k]), 0.27,
-                    color=COLOURS.get(run.name, OTHER), label=run.name,
+                    color=styles[run.name]["color"], label=run.name,
                 )  # fmt: skip
             bars.barh(
                 np.arange(10) - 0.27, softmax(teacher.logits[k] / temperature), 0.27,

@@ -306,8 +306,23 @@ def test_one_seed_is_reported_with_what_its_images_can_tell(tmp_path, undrawn, c
     fake.write_experiment(root, 1, gain=4, **SMALL)
     assert analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "one seed, by bootstrap over the test images" in printed
+    assert "one seed: by bootstrap over the test images, another seed may tell" in printed
     assert "±" not in printed
+
+
+def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeypatch, capsys):
+    own, published = tmp_path / "runs", tmp_path / "results"
+    monkeypatch.setattr(analyze, "RESULTS_DIR", published)
+    fake.write_experiment(published, 1, **SMALL)
+    fake.write_experiment(own, 1, **SMALL)
+    shutil.rmtree(own / "notes" / "teacher-resnet")
+    assert analyze.main(["--runs", str(own), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    teacher = published / "notes" / "teacher-resnet" / "seed-0"
+    assert f"teacher: the published {teacher}\n" in printed and "Experiment 2" in printed
+    fake.write_run(own, "teacher-resnet", 1, **SMALL)  # a row of its own kind is not mixed with it
+    assert analyze.main(["--runs", str(own), "--out", str(tmp_path / "out")]) == 1
+    assert "has a teacher that is not among these runs" in capsys.readouterr().err
 
 
 def test_without_arguments_finished_runs_come_before_the_published_ones(

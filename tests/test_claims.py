@@ -176,14 +176,8 @@ def test_no_statistic_on_noise_leans_to_one_side(trials):
 # ---------------------------------------------------------------- one seed
 
 
-def test_one_seed_decides_by_the_test_images_what_they_can_tell():
-    student, baseline = EFFECTS["C5"]
-    found = verdict("C5", 1, student=student, baseline=baseline)
-    assert found.word == "supported"
-
-
-@pytest.mark.parametrize("claim", ["C1", "C2", "C3", "C7", "C8"])
-def test_one_seed_decides_nothing_that_curves_tell(claim):
+@pytest.mark.parametrize("claim", ["C1", "C2", "C3", "C5", "C6", "C7", "C8"])
+def test_one_seed_decides_nothing_that_another_may_change(claim):
     student, baseline = EFFECTS.get(claim, ({}, {}))
     options = {"epochs": 50, "teacher": {"change": 30, "settled": 0.1}}
     found = verdict(claim, 1, student=student, baseline=baseline, **options)
