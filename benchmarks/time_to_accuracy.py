@@ -20,16 +20,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.batches import Dataset, Views  # noqa: E402
-from common.config import Parser, StudentConfig, path, positive_int  # noqa: E402
-from common.data import load  # noqa: E402
-from common.device import Device, choose_device  # noqa: E402
-from common.errors import UserError, script  # noqa: E402
-from common.loss import distillation_loss  # noqa: E402
-from common.models import build, freeze  # noqa: E402
-from common.remember import RememberedLogits  # noqa: E402
-from common.run import Teacher, find_teacher, read_teacher  # noqa: E402
-from common.train import StopSignals, Trainer, measure  # noqa: E402
+from common.batches import Dataset, Views
+from common.config import Parser, StudentConfig, path, positive_int
+from common.data import load
+from common.device import Device, choose_device
+from common.errors import UserError, script
+from common.loss import distillation_loss
+from common.models import build, freeze
+from common.remember import RememberedLogits
+from common.run import Teacher, find_teacher, read_teacher
+from common.train import StopSignals, Trainer, measure
 
 GOAL = 93.05
 # fmt: off

@@ -27,8 +27,8 @@ TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
 
 # Baseline and student both take "small-cnn": they differ in the loss and in nothing else.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    # The published experiment: a high learning rate to the end, no regularisation but weight
-    # decay and augmentation.
+    # The notes' experiment: a high learning rate, to the end for the small CNN and with one drop
+    # for the teacher; no regularisation but weight decay and augmentation.
     "notes": {
         "teacher": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="step", warmup=0.0,
@@ -40,7 +40,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             temperature=4.0, alpha=0.5, soft_weight=1.0, loss="kd",
         ),
     },
-    # The strongest training of the same networks within 50 epochs.
+    # Meant as the strongest training of the same networks within 50 epochs.
     "best": {
         "teacher": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,
@@ -142,7 +142,7 @@ class Config:
     lr: float = setting(positive, "peak learning rate")
     schedule: str = setting(
         one_of("constant", "step", "cosine"),
-        "learning rate by step: constant; step (a fourth after 60 %%); cosine to 0",
+        "learning rate by step: constant; step (to a quarter after 60 %% of the steps); cosine to 0",
     )
     warmup: float = setting(below_one, "share of all steps in which the rate rises from 0")
     momentum: float = setting(below_one, "Nesterov momentum", 0.9)

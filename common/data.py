@@ -1,4 +1,4 @@
-"""Fashion-MNIST: find it, verify it, split it, and cut batches from it on the device.
+"""Fashion-MNIST: find it, verify it, split it.
 
 `python -m common.data` fetches the data set if need be and says what it found where.
 """

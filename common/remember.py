@@ -1,7 +1,7 @@
 """What a frozen network says to every view of every image, computed once and remembered.
 
-A run of 50 epochs sees the views of an image several times, and the next run with the same
-teacher sees them again; the teacher's answer does not change.
+With shifts and mirrors alone, a run of 50 epochs sees the views of an image several times, and the
+next run with the same teacher sees them again; the teacher's answer does not change.
 """
 
 import contextlib
@@ -24,8 +24,9 @@ MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer p
 class RememberedLogits:
     """Logits of a frozen network for training batches: (N, 10) float32.
 
-    They are computed in batches of one fixed size, whatever is asked for, and so are the same
-    bits whether remembered, read from disk, or computed anew.
+    With few views they are computed in batches of one fixed size, whatever is asked for, and so
+    are the same bits whether remembered, read from disk, or computed anew. With more than
+    MAX_VIEWS nothing is remembered: the network is asked at every step.
     """
 
     def __init__(
