@@ -98,8 +98,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
-def load(path: Path | io.BytesIO, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint file or its bytes, every CRC tested, no pickle run.
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint file, every CRC tested, no pickle run.
 
     Raises ValueError if the file is damaged or holds anything but tensors and plain values.
     """
@@ -173,9 +173,10 @@ def find_teacher(config: StudentConfig) -> Path:
 def read_teacher(path: Path) -> Teacher:
     """Load a teacher's best.pt. Raises UserError if it is missing, damaged, or not a teacher's."""
     try:
-        file = path.read_bytes()  # once: a teacher still in training may be replaced meanwhile
-        digest = hashlib.sha256(file).hexdigest()
-        content = load(io.BytesIO(file))
+        digest = file_digest(path)
+        content = load(path)
+        if file_digest(path) != digest:
+            raise ValueError("it was replaced while it was read: its run still goes on")
         if not {"arch", "role", "weights"} <= content.keys():
             raise ValueError("it is not the best.pt of a run")
         arch, role, weights = content["arch"], content["role"], content["weights"]

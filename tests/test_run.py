@@ -419,6 +419,20 @@ def test_a_teacher_comes_back_with_its_weights_and_digest(tmp_path):
     assert len(found.digest) == 64
 
 
+def test_a_teacher_that_is_replaced_meanwhile_is_refused(tmp_path, monkeypatch):
+    with open_run(tmp_path, config(), FACTS | {"role": "teacher", "arch": "cnn"}) as run:
+        run.save_best(build("cnn").state_dict(), 1, 90.0)
+
+        def load_and_replace(path):
+            content = load(path)
+            run.save_best(build("cnn").state_dict(), 2, 91.0)
+            return content
+
+        monkeypatch.setattr(common.run, "load", load_and_replace)
+        with pytest.raises(UserError, match="replaced while it was read"):
+            read_teacher(tmp_path / "best.pt")
+
+
 def test_the_facts_of_a_run_can_be_written_and_read_again(tmp_path):
     facts = describe(build("small-cnn"), "baseline", "baseline", "small-cnn", "1f")
     assert json.loads(json.dumps(facts)) == facts and facts["parameters"] == 175_018
