@@ -30,6 +30,7 @@ from common.loss import SOFT_LOSSES, distillation_loss, hard_loss
 from common.models import build, count_multiply_adds, freeze
 from common.remember import RememberedLogits
 from common.train import StopSignals, Trainer
+from reproduce import answers_asked
 
 
 def matmul_rate(device: Device, rounds: int = 7) -> float:
@@ -131,15 +132,6 @@ class Bench:
         return result
 
 
-def answers_of_a_run(config: StudentConfig, data: Dataset) -> int:
-    """How many views of images a whole run of seed 0 meets: what its teacher is asked."""
-    met = torch.zeros(data.views.count, len(data), dtype=torch.bool)
-    for epoch in range(1, config.epochs + 1):
-        index, view = data.epoch(0, epoch)
-        met[view.cpu(), index.cpu()] = True
-    return int(met.sum())
-
-
 def rows(rounds: int, count: int) -> tuple[Device, float, list[dict]]:
     config = StudentConfig.parse("", ["--recipe", "notes"])
     device = choose_device(config)
@@ -162,7 +154,7 @@ def rows(rounds: int, count: int) -> tuple[Device, float, list[dict]]:
             if teacher is None:
                 table.append(row | {"bench": found["bench"], "share_of_matmul": share})
                 continue
-            asked = answers_of_a_run(config, data) / config.epochs  # an epoch
+            asked = len(data) * answers_asked(config) / config.epochs  # an epoch
             epoch = len(data) / found["bench"]
             first = len(data) / (epoch + asked / found["answers"])
             table.append(row | {"what": f"{what}: first", "bench": first})
