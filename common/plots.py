@@ -77,8 +77,9 @@ def _curve(
 def _from_the_start_of_interest(axes: Axes, curves: Sequence[np.ndarray]) -> None:
     """Leave the steep first epochs out of the picture where they would flatten the rest."""
     values = np.concatenate([curve[min(2, len(curve) - 1) :] for curve in curves])
-    margin = 0.05 * np.ptp(values) + 0.05
-    axes.set_ylim(np.quantile(values, 0.02) - margin, values.max() + 2 * margin)
+    low, high = np.quantile(values, 0.02), values.max()  # a single collapse does not set the scale
+    margin = 0.05 * (high - low) + 0.05
+    axes.set_ylim(low - margin, high + 2 * margin)
 
 
 def curves(recipe: str, groups: Groups) -> Figure:
