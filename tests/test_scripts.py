@@ -169,7 +169,7 @@ def test_the_readmes_lines_load_a_student(runs, tiny_data, monkeypatch):
     from common.data import load as load_data
 
     text = (ROOT / "README.md").read_text()
-    section = text[text.index("## Taking the student away") :]
+    section = text[text.index("## Using the trained student elsewhere") :]
     lines = section.split("```python\n")[1].split("```")[0]
     folder, _ = runs
     monkeypatch.chdir(folder / "student-resnet" / "seed-3")
