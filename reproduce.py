@@ -58,7 +58,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return self.runs / self.config.recipe / self.name / f"seed-{self.config.seed}"
+        return self.config.folder(self.name, self.runs)
 
     @property
     def epochs_left(self) -> int:
@@ -139,12 +139,6 @@ def measure_pace(network: str, config: Config, data: Dataset) -> Pace:
     return Pace((trained - start) * len(data) / count + evaluation, answer)
 
 
-def answers_asked(config: Config) -> float:
-    """How many of an image's views a run meets; each is asked for once."""
-    views = Views.of(config).count
-    return views * (1 - (1 - 1 / views) ** config.epochs)
-
-
 def in_words(seconds: float) -> str:
     minutes = round(seconds / 60)
     if seconds < 90:
@@ -201,7 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if job in left:
             expected = job.epochs_left * pace[job.network].epoch
             if job.teacher:
-                expected += len(data) * answers_asked(job.config) * pace[job.teacher].answer
+                answers = len(data) * Views.of(job.config).met(job.config.epochs)
+                expected += answers * pace[job.teacher].answer
             total += expected
             todo = f"about {in_words(expected)}"
         print(f"  {job.name} seed {job.config.seed}: {todo}")

@@ -30,7 +30,6 @@ from common.loss import SOFT_LOSSES, distillation_loss, hard_loss
 from common.models import build, count_multiply_adds, freeze
 from common.remember import RememberedLogits
 from common.train import StopSignals, Trainer
-from reproduce import answers_asked
 
 
 def matmul_rate(device: Device, rounds: int = 7) -> float:
@@ -154,7 +153,7 @@ def rows(rounds: int, count: int) -> tuple[Device, float, list[dict]]:
             if teacher is None:
                 table.append(row | {"bench": found["bench"], "share_of_matmul": share})
                 continue
-            asked = len(data) * answers_asked(config) / config.epochs  # an epoch
+            asked = len(data) * data.views.met(config.epochs) / config.epochs  # an epoch
             epoch = len(data) / found["bench"]
             first = len(data) / (epoch + asked / found["answers"])
             table.append(row | {"what": f"{what}: first", "bench": first})

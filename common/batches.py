@@ -45,6 +45,10 @@ class Views:
         shifts = (2 * self.padding + 1) ** 2
         return shifts * (2 if self.flip else 1) * (SIDE**2 if self.cutout else 1)
 
+    def met(self, epochs: int) -> float:
+        """How many views of an image so many epochs are expected to show."""
+        return self.count * (1 - (1 - 1 / self.count) ** epochs)
+
     def cut(self, padded: Tensor, index: Tensor, view: Tensor) -> Tensor:
         """View number `view` (N,) of image `index` (N,) of `padded` (M, 28 + 2p, 28 + 2p).
 

@@ -170,11 +170,11 @@ class Config:
     overwrite: bool = setting(None, "replace the run that is in the folder", False)
     debug: bool = setting(None, "show the traceback of a failure", False)
 
-    def folder(self, name: str) -> Path:
-        """Where the run of the network called `name` goes."""
+    def folder(self, name: str, runs: Path = RUNS_DIR) -> Path:
+        """Where the run of the network called `name` goes: --out, else its place below `runs`."""
         if self.out is not None:
             return Path(self.out)
-        return RUNS_DIR / self.recipe / name / f"seed-{self.seed}"
+        return runs / self.recipe / name / f"seed-{self.seed}"
 
     @classmethod
     def parse(cls, description: str, argv: Sequence[str] | None = None) -> Self:

@@ -7,6 +7,7 @@ tell apart, and every line has a style or a marker of its own besides.
 import itertools
 import textwrap
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,16 +20,25 @@ from common.claims import Part, Trio
 from common.data import CLASSES
 from common.records import Record
 
+
+class Style(NamedTuple):
+    """How a network is drawn; the fields are matplotlib's words."""
+
+    color: str
+    linestyle: str | tuple
+    marker: str
+
+
 STYLES = {
-    "teacher-resnet": {"color": "#0072B2", "linestyle": "-", "marker": "s"},
-    "teacher-cnn": {"color": "#56B4E9", "linestyle": (0, (5, 1)), "marker": "D"},
-    "baseline": {"color": "#D55E00", "linestyle": (0, (4, 2)), "marker": "o"},
-    "student-resnet": {"color": "#009E73", "linestyle": "-", "marker": "^"},
-    "student-cnn": {"color": "#CC79A7", "linestyle": (0, (1, 1)), "marker": "v"},
+    "teacher-resnet": Style("#0072B2", "-", "s"),
+    "teacher-cnn": Style("#56B4E9", (0, (5, 1)), "D"),
+    "baseline": Style("#D55E00", (0, (4, 2)), "o"),
+    "student-resnet": Style("#009E73", "-", "^"),
+    "student-cnn": Style("#CC79A7", (0, (1, 1)), "v"),
 }
 # In turn for networks of the user's own: what the palette has left, in several dashes and markers.
 OWN_STYLES = [
-    {"color": color, "linestyle": line, "marker": marker}
+    Style(color, line, marker)
     for line, marker in (((0, (6, 2, 1, 2)), "*"), ("-", "X"), ((0, (3, 1, 1, 1, 1, 1)), "P"))
     for color in ("#E69F00", "#000000", "#888888")
 ]
@@ -54,8 +64,7 @@ def _tidy(axes: Axes, title: str, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _styles(groups: Groups) -> dict[str, dict]:
-    """Colour, line and marker of each network."""
+def _styles(groups: Groups) -> dict[str, Style]:
     own = [name for name in groups if name not in STYLES]
     return STYLES | dict(zip(own, itertools.cycle(OWN_STYLES), strict=False))
 
@@ -88,8 +97,9 @@ def curves(recipe: str, groups: Groups) -> Figure:
     panels = figure.subplots(2, 3)
     loss, parts, train, held_out, test, legend = panels.flat
     drawn: dict[Axes, list[np.ndarray]] = {train: [], held_out: [], test: []}
+    styles = _styles(groups)
     for name, runs in groups.items():
-        color, line, marker = _styles(groups)[name].values()
+        color, line, marker = styles[name]
         _curve(loss, runs, "train_loss", color, line, name)
         for axes, column in (
             (train, "train_accuracy"), (held_out, "val_accuracy"), (test, "test_accuracy"),
@@ -136,9 +146,9 @@ def headline(recipes: dict[str, Groups]) -> Figure:
     figure = _figure(5.5 * len(recipes) + 0.5, 4)
     panels = figure.subplots(1, len(recipes), squeeze=False)[0]
     for axes, (recipe, groups) in zip(panels, recipes.items(), strict=True):
-        lines = []
+        lines, styles = [], _styles(groups)
         for name, runs in groups.items():
-            color, line, _ = _styles(groups)[name].values()
+            color, line, _ = styles[name]
             lines.append(_curve(axes, runs, "test_accuracy", color, line, name).to_numpy())
         _from_the_start_of_interest(axes, lines)
         _tidy(axes, f"Recipe {recipe}", "epoch", "test accuracy (%)")
@@ -163,7 +173,7 @@ def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
     styles = _styles(groups)
     for offset, (name, runs) in zip((-0.27, 0, 0.27), groups.items(), strict=True):
         values = np.array([stats.class_errors(r.labels, r.predicted) for r in runs])
-        errors.barh(place + offset, values.mean(0), 0.25, color=styles[name]["color"], label=name)
+        errors.barh(place + offset, values.mean(0), 0.25, color=styles[name].color, label=name)
         if len(runs) > 1:
             errors.plot(values.T, place + offset, ".", color="black", markersize=3)
     _tidy(errors, "Errors class by class", "test images of the class taken for another (%)", "")
@@ -174,7 +184,7 @@ def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
     spread = np.abs(np.stack([change["value"] - change["low"], change["high"] - change["value"]]))
     difference.errorbar(
         change["value"], place, xerr=np.nan_to_num(spread), fmt="^",
-        color=styles[trio.students[0].name]["color"], capsize=3,
+        color=styles[trio.students[0].name].color, capsize=3,
     )  # fmt: skip
     _tidy(difference, "Student − baseline, 95 % intervals", "percentage points (left: fewer)", "")
     return figure
@@ -224,13 +234,14 @@ def reliability(trio: Trio) -> Figure:
     figure = _figure(12, 4.4)
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
     groups = _trio_groups(trio)
+    styles = _styles(groups)
     for axes, (name, runs) in zip(panels, groups.items(), strict=True):
         logits = np.concatenate([run.logits for run in runs])
         labels = np.concatenate([run.labels for run in runs])
         confidence, accuracy, _ = stats.reliability(logits, labels)
         error = stats.expected_calibration_error(logits, labels)
         axes.plot([0.3, 1], [0.3, 1], color="black", linewidth=0.8)
-        axes.plot(confidence, accuracy, linewidth=1.8, **_styles(groups)[name])
+        axes.plot(confidence, accuracy, linewidth=1.8, **styles[name]._asdict())
         _tidy(axes, f"{name}: ECE {error:.1f} points", "confidence", "")
     panels[0].set_ylabel("accuracy")
     panels[0].text(
@@ -248,9 +259,10 @@ def cost(recipe: str, groups: Groups) -> Figure:
     """Test accuracy against size and against compute; the notes' points where they have one."""
     figure = _figure(11, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
+    styles = _styles(groups)
     for name, runs in groups.items():
         values = [100 * run.right.mean() for run in runs]
-        color, _, marker = _styles(groups)[name].values()
+        color, _, marker = styles[name]
         for axes, key in zip(panels, ("parameters", "multiply_adds"), strict=True):
             axes.plot(
                 [run.config[key] / 1e6 for run in runs], values, marker,
@@ -258,8 +270,7 @@ def cost(recipe: str, groups: Groups) -> Figure:
             )  # fmt: skip
     for name, (accuracy, parameters) in NOTES.items():
         panels[0].plot(
-            parameters / 1e6, accuracy, STYLES[name]["marker"],
-            markeredgecolor=STYLES[name]["color"],
+            parameters / 1e6, accuracy, STYLES[name].marker, markeredgecolor=STYLES[name].color,
             markerfacecolor="none", markersize=12, label=f"notes: {name}, best test epoch",
         )  # fmt: skip
     for axes in panels:
@@ -278,9 +289,10 @@ def seeds(recipe: str, groups: Groups) -> Figure:
     """Every seed a point, every network a row."""
     figure = _figure(8, 1.6 + 0.45 * len(groups))
     axes = figure.subplots()
+    styles = _styles(groups)
     for place, (name, runs) in enumerate(groups.items()):
         values = [100 * run.right.mean() for run in runs]
-        color, _, marker = _styles(groups)[name].values()
+        color, _, marker = styles[name]
         places = np.full(len(values), place)
         axes.plot(values, places, marker, markersize=9, color=color, alpha=0.75)
         axes.plot(np.mean(values), place, "|", color="black", markersize=20, markeredgewidth=2)
@@ -356,7 +368,7 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
             for offset, run in zip((-0.27, 0, 0.27), (teacher, baseline, student), strict=True):
                 bars.barh(
                     np.arange(10) + offset, softmax(run.logits[k]), 0.27,
-                    color=styles[run.name]["color"], label=run.name,
+                    color=styles[run.name].color, label=run.name,
                 )  # fmt: skip
             bars.barh(
                 np.arange(10) - 0.27, softmax(teacher.logits[k] / temperature), 0.27,
