@@ -86,8 +86,8 @@ def _paired(trio: Trio, statistic: ClassStatistic, grid: float = 0.0) -> Estimat
         ).reshape(CLASS_COUNT, 2, 2)
         for base, student in trio.pairs()
     ]
-    if len(counts) == 1:  # an interval for this pair of networks; no test: other seeds may differ
-        return stats.over_images(difference, counts[0])._replace(p=math.nan)
+    if len(counts) == 1:
+        return stats.over_images(difference, counts[0])
     return stats.over_seeds([float(difference(each)) for each in counts], grid)
 
 

@@ -66,14 +66,12 @@ def resampled(counts: np.ndarray) -> np.ndarray:
 def over_images(statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray) -> Estimate:
     """A statistic with a percentile bootstrap interval over test images (Efron, Tibshirani 1993).
 
-    counts: numbers of images of each kind (...); statistic: of (R, ...) such numbers, (R,). p is
-    twice the smaller share of resamples on either side of 0, at least 1/RESAMPLES. This is what
-    one seed can tell: how sure the test images make it, not how other seeds differ.
+    counts: numbers of images of each kind (...); statistic: of (R, ...) such numbers, (R,). This
+    is what one seed can tell: how sure the test images make it, not how other seeds differ; so
+    there is no p.
     """
     value, draws = float(statistic(counts[None])[0]), statistic(resampled(counts))
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    tail = min((draws <= 0).mean(), (draws >= 0).mean())
-    return Estimate(value, low, high, min(1.0, max(2 * tail, 1 / RESAMPLES)))
+    return Estimate(value, *np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:

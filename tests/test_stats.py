@@ -123,6 +123,7 @@ def test_a_bootstrap_over_kinds_is_one_over_images(generator):
     ).confidence_interval
     assert estimate.value == pytest.approx(values.mean())
     assert estimate[1:3] == pytest.approx((bootstrap.low, bootstrap.high), abs=0.006)
+    assert math.isnan(estimate.p)  # of one seed
 
 
 def test_the_bootstrap_gives_the_same_interval_every_time():
@@ -131,19 +132,6 @@ def test_the_bootstrap_gives_the_same_interval_every_time():
     assert first.shape == (stats.RESAMPLES, 2, 2)
     assert (first.sum((1, 2)) == 100).all()
     assert (first == stats.resampled(counts)).all()
-
-
-def test_the_bootstraps_p_is_near_the_normal_one():
-    """30 images won, 15 lost of 1,000: z = 15 / √45 = 2.24, two-sided p = 0.025."""
-    counts = np.array([15, 955, 30])
-    estimate = stats.over_images(lambda c: (c[..., 2] - c[..., 0]) / 1000, counts)
-    assert estimate.p == pytest.approx(0.025, abs=0.01)
-
-
-@pytest.mark.parametrize(("counts", "p"), [([0, 90, 10], 1 / 1999), ([0, 100, 0], 1.0)])
-def test_the_bootstraps_p_stays_between_its_bounds(counts, p):
-    estimate = stats.over_images(lambda c: (c[..., 2] - c[..., 0]) / 100, np.array(counts))
-    assert estimate.p == pytest.approx(p)
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (3, 9), (5, 5), (20, 2)])
