@@ -13,6 +13,7 @@ Exit code 1 if a run is missing, unfinished or damaged (the rest is reported),
 """
 
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,6 +42,11 @@ from common.stats import Estimate
 
 TITLE = "Distillation on Fashion-MNIST"
 DASH = "–"  # where there is nothing to show
+ONE_SEED = " †"
+ONE_SEED_EXPLAINED = (
+    "† one seed, on the baseline of that seed: its interval is over the test images alone and says "
+    "nothing of other seeds."
+)
 README_MARKS = {  # around what --readme writes
     part: (f"<!-- {part}, written by analyze.py -->", f"<!-- end of {part} -->")
     for part in ("results", "claims")
@@ -90,7 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(f"runs in {root}")
     for recipe in comparison.recipes:
-        print(f"\nrecipe {recipe}, accuracies in %\n{terminal_table(table, recipe)}")
+        words = terminal_table(table, recipe)
+        print(f"\nrecipe {recipe}, accuracies in %\n{words}")
+        if ONE_SEED in words:
+            print(textwrap.fill(ONE_SEED_EXPLAINED, 80))
     for trio in comparison.experiments():
         print(f"\n{headline(trio)}")
     print(f"\nreport: {args.out / 'report.html'}")
@@ -146,18 +155,19 @@ def headline(trio: Trio) -> str:
         np.mean([100 * run.right.mean() for run in runs])
         for runs in (trio.teachers, trio.baselines, trio.students)
     ]
-    seeds = f"{count} seeds{', one teacher for all' if len(trio.teachers) == 1 else ''}"
+    of_one = len({run.config.get("teacher_sha256") for run in trio.students}) == 1
+    seeds = f"{count} seeds{', one teacher for all' if of_one else ''}"
+    effect = "makes no certain difference:"
     if count == 1:
-        seeds = "one seed: by bootstrap over the test images, another seed may tell otherwise"
-    certainty = f"95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}"
-    effect = (
-        "gains" if delta.low > 0 else "loses" if delta.high < 0 else "makes no certain difference:"
-    )
+        effect = "cannot be judged by one seed:"
+        seeds = "over the test images alone: another seed may tell otherwise"
+    elif delta.low > 0 or delta.high < 0:
+        effect = "gains" if delta.low > 0 else "loses"
     change = f"{delta.value:+.2f}" if effect.endswith(":") else f"{abs(delta.value):.2f}"
     sentence = (
         f"Experiment {trio.experiment}, recipe {trio.recipe}: distillation {effect} {change} "
-        f"points of test accuracy ({certainty}): student {means[2]:.2f} %, baseline "
-        f"{means[1]:.2f} %, teacher {means[0]:.2f} %"
+        f"points of test accuracy (95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}): "
+        f"student {means[2]:.2f} %, baseline {means[1]:.2f} %, teacher {means[0]:.2f} %"
     )
     gap = gap_recovered(trio)
     if not gap:
@@ -174,7 +184,8 @@ def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
             "network": row.name_,
             "seeds": str(row.seeds),
             "test": plus_minus(row.test_selected, row.test_selected_std),
-            "gain on baseline": signed(Estimate(row.delta, row.delta_low, row.delta_high)),
+            "gain on baseline": signed(Estimate(row.delta, row.delta_low, row.delta_high))
+            + (ONE_SEED if row.seeds == 1 and not np.isnan(row.delta) else ""),
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "notes": number(plots.NOTES.get(row.name_, (np.nan,))[0]),
             "last epoch": plus_minus(row.test_last, row.test_last_std),
@@ -196,7 +207,8 @@ COLUMNS_EXPLAINED = (
     "the held-out images; best test epoch: the notes' way, chosen on the test images themselves, "
     "and so too high; notes: their published figure, chosen that way. Gain: student − baseline "
     "in points at the epoch chosen on held-out images, paired by seed, with its 95 % interval "
-    "(Student's t; with one seed a bootstrap over the test images)."
+    "(Student's t over the seeds). train: of the augmented images, while they were trained on, so "
+    f"not comparable between recipes. {ONE_SEED_EXPLAINED}"
 )
 
 
@@ -535,6 +547,8 @@ def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
             f"Recipe `{recipe}`, accuracies in %:\n\n"
             + markdown_table(columns, [[row[key] for key in columns] for row in rows])
         )
+    if any(ONE_SEED in part for part in parts):
+        parts.append(ONE_SEED_EXPLAINED)
     parts.append("![Test accuracy by epoch](results/headline.png)")
     return "\n\n".join(parts)
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 
+import analyze
 from common.batches import Dataset, Views
 from common.config import (
     RECIPES,
@@ -132,7 +133,7 @@ def measure_pace(network: str, config: Config, data: Dataset) -> Pace:
             start = time.perf_counter()
             trainer.train_epoch(index[:images], view[:images], 1, stop)
             trained = time.perf_counter()
-            trainer.evaluate(data.test_images[:images], stop)
+            trainer.evaluate(data.test_images[:images], stop).cpu()  # waits for a GPU
             evaluated = time.perf_counter()
     answer = (evaluated - trained) / count
     evaluation = answer * (len(data.val_labels) + len(data.test_labels))
@@ -209,9 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     del data
     run_all(jobs, shared, args.jobs)
     print(flush=True)
-    with StopSignals() as stop:
-        analyze = [sys.executable, str(ROOT / "analyze.py"), "--runs", str(runs)]
-        wait_for_one([start(analyze, None, torch.get_num_threads())], stop)
+    analyze.main(["--runs", str(runs)])  # warns of other runs there that are unfinished
     return 0
 
 

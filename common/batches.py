@@ -1,7 +1,7 @@
 """The data set on the device, as uint8, and batches cut from it there: no DataLoader, no workers.
 
 An augmented image is a *view*: one of a finite set of shifts, mirrored or not, with a hole in one
-of many places or none. So a pair (index, view) names an input exactly, and what a frozen network
+of many places. So a pair (index, view) names an input exactly, and what a frozen network
 says to it can be remembered.
 """
 
@@ -28,8 +28,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Views:
-    """Random crops of the image padded by `padding` black pixels; mirrored or not; with a grey
-    square of `cutout` pixels a side around any pixel (DeVries and Taylor 2017, Cutout) or none.
+    """Random crops of the image padded by `padding` black pixels; with `flip` mirrored or not;
+    with a grey square of `cutout` pixels a side around any pixel (DeVries and Taylor 2017, Cutout).
     """
 
     padding: int

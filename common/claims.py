@@ -1,8 +1,8 @@
 """The notes' claims C1 to C8, each as one test that was fixed before any result was looked at.
 
-A claim of two parts is supported only if both hold. The eight p values of an experiment are
-adjusted together (Holm), so that among eight claims that say nothing true, one in twenty times any
-is found supported or contradicted.
+A claim of two parts is supported only if both hold. The p values of an experiment are adjusted
+together (Holm), so that among claims that say nothing true, one in twenty times any is found
+supported or contradicted. A claim without a p, as of a single run, is undecided and not counted.
 """
 
 import math
@@ -265,7 +265,8 @@ CLAIMS: dict[str, tuple[str, str, Callable[[Trio], list[Part]]]] = {
     ),
     "C3": (
         "It fits the training set better and generalises better.",
-        "Accuracies at the epoch chosen on held-out images, paired by seed. Both halves must hold.",
+        "Accuracies at the epoch chosen on held-out images, paired by seed; train accuracy is that "
+        "of the augmented images while they were trained on. Both halves must hold.",
         better,
     ),
     "C4": (

@@ -126,10 +126,8 @@ class Comparison:
         delta, recovered, p = Estimate(math.nan), None, math.nan
         if trio := self.trio(recipe, name):
             delta, recovered = claims.gain(trio), gap_recovered(trio)
-            p = stats.mcnemar(
-                np.concatenate([run.right for run in trio.baselines]),
-                np.concatenate([run.right for run in trio.students]),
-            )
+            if len(trio.students) == 1:  # several seeds see the same images: not to be pooled
+                p = stats.mcnemar(trio.baselines[0].right, trio.students[0].right)
         told = [(run, t) for run in runs if (t := self.teacher_of(run))]
 
         def fidelity(measure: Any) -> float:

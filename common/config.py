@@ -72,7 +72,7 @@ def _number(kind: type, rule: str, holds: Callable[[Any], bool]) -> Callable[[st
 
 # Epochs beyond would share their order with another seed's; see Dataset.epoch.
 positive_int = _number(int, "a whole number from 1 to 1,000,000", lambda v: 1 <= v <= 1_000_000)
-# Beyond 2**31 the seeds of different epochs would leave torch's 64-bit range.
+# Every generator takes these; the seeds of a run's epochs are made from it.
 natural = _number(int, "a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)
 positive = _number(float, "a finite number above 0", lambda v: v > 0)
 non_negative = _number(float, "a finite number from 0 up", lambda v: v >= 0)
@@ -161,7 +161,8 @@ class Config:
     device: str = setting(one_of("auto", "cuda", "mps", "cpu"), "where to train", "auto")
     precision: str = setting(
         one_of("auto", "float32", "bfloat16"),
-        "of convolutions and matrix products; auto: bfloat16 where the hardware has it",
+        "of convolutions and matrix products (float32 on a GPU: TF32); auto: bfloat16 where the "
+        "hardware has it",
         "auto",
     )
     compile: bool = setting(None, "torch.compile the network", False)

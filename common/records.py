@@ -263,8 +263,8 @@ def _read_predictions(path: Path) -> tuple[np.ndarray, ...]:
             or not ((labels >= 0) & (labels < CLASS_COUNT)).all()
         ):
             raise Unreadable(f"{path}: not labels (N,) and finite logits (N, {CLASS_COUNT})")
-    labels, logits, val_labels, val_logits = arrays
-    return labels.astype(np.int64), logits, val_labels.astype(np.int64), val_logits
+    types = (np.int64, np.float32, np.int64, np.float32)  # float16 holds bfloat16's logits too
+    return tuple(array.astype(kind) for array, kind in zip(arrays, types, strict=True))
 
 
 def inconsistencies(records: list[Record]) -> list[str]:

@@ -84,7 +84,10 @@ class RememberedLogits:
         return self.table[batch.view, batch.index]
 
     def keep(self) -> None:
-        """Leave the table on disk for the next student, if the disk takes it."""
-        if self.asked and self.table is not None and self.path:
+        """Leave the table on disk for the next student, if the disk takes it.
+
+        Of several processes each has asked for its part of the images only: nothing is kept.
+        """
+        if self.asked and self.table is not None and self.path and self.device.processes == 1:
             with contextlib.suppress(UserError):
                 save(self.path, {"key": self.key, "table": self.table.cpu()})

@@ -75,6 +75,7 @@ def test_a_student_under_torchrun_can_be_stopped_and_resumed(tiny, tmp_path):
     finish(start(*student, "--resume"))
     log = pd.read_csv(tmp_path / "student" / "log.csv")
     assert log["epoch"].tolist() == [1, 2, 3, 4] and log["train_soft_loss"].notna().all()
+    assert not list((tmp_path / "teacher").glob("logits-*"))  # a half of them is no use to anyone
 
 
 def test_a_dead_process_ends_the_others(tiny, tmp_path):

@@ -53,9 +53,11 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
     assert process.returncode == 143 and "Traceback" not in err, out + err
     assert "3 networks, recipe notes, 2 epochs each" in out and "in all" in out
 
+    shutil.copytree(baseline, runs / "notes" / "given-up" / "seed-0")  # that nobody asks for now
     process = start(project, *flags)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
+    assert "given-up/seed-0 is unfinished" in err and "error" not in err
     for name in ("teacher-resnet", "baseline", "student-resnet"):
         folder = runs / "notes" / name / "seed-0"
         assert pd.read_csv(folder / "log.csv")["epoch"].tolist() == [1, 2]
