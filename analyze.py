@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_report(args.out, comparison, table, verdicts, problems)
         if readme:
             readme = fill(readme, "results", results_in_brief(comparison, table))
-            readme = fill(readme, "claims", claims_in_brief(verdicts))
+            shown = [(trio.recipe, trio.experiment) for trio in comparison.main_experiments()]
+            readme = fill(readme, "claims", claims_in_brief({key: verdicts[key] for key in shown}))
             write_readme(args.readme, readme, comparison)
     except OSError as error:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
@@ -538,7 +539,7 @@ def write_report(
 
 def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
     """The README's first screen."""
-    parts = [f"**{headline(trio)}**" for trio in comparison.experiments()]
+    parts = [f"**{headline(trio)}**" for trio in comparison.main_experiments()]
     for recipe in comparison.recipes:
         rows = results_rows(table, recipe)
         columns = ["network", "parameters", "seeds", "train", "test", "best test epoch", "notes",
@@ -587,8 +588,10 @@ def fill(readme: str, part: str, content: str) -> str:
 def write_readme(path: Path, text: str, comparison: Comparison) -> None:
     picture = path.parent / "results" / "headline.png"
     picture.parent.mkdir(exist_ok=True)
-    figure = plots.headline({recipe: comparison.of(recipe) for recipe in comparison.recipes})
-    picture.write_bytes(to_bytes(figure, "png"))
+    pictured = {recipe: comparison.of(recipe) for recipe in comparison.recipes}
+    for trio in comparison.main_experiments():
+        pictured[trio.recipe] = plots.trio_groups(trio)
+    picture.write_bytes(to_bytes(plots.headline(pictured), "png"))
     path.write_text(text, encoding="utf-8")
 
 

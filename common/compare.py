@@ -65,6 +65,13 @@ class Comparison:
         ]
         return [trio for trio in trios if trio and trio.teachers]
 
+    def main_experiments(self) -> list[Trio]:
+        """Of each recipe one, experiment 2 where it is whole: what a first screen has room for."""
+        first: dict[str, Trio] = {}
+        for trio in self.experiments():
+            first.setdefault(trio.recipe, trio)
+        return list(first.values())
+
     def teacher_of(self, run: Record) -> Record | None:
         """A student's teacher; for a baseline, the teacher of the first student of its seed."""
         if run.role == "baseline":

@@ -156,7 +156,7 @@ def headline(recipes: dict[str, Groups]) -> Figure:
     return figure
 
 
-def _trio_groups(trio: Trio) -> Groups:
+def trio_groups(trio: Trio) -> Groups:
     """Teachers, baselines and students under the names of their rows."""
     return {runs[0].name: runs for runs in (trio.teachers, trio.baselines, trio.students)}
 
@@ -169,7 +169,7 @@ def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
     figure = _figure(12, 5)
     errors, difference = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     place = np.arange(len(CLASSES))
-    groups = _trio_groups(trio)
+    groups = trio_groups(trio)
     styles = _styles(groups)
     for offset, (name, runs) in zip((-0.27, 0, 0.27), groups.items(), strict=True):
         values = np.array([stats.class_errors(r.labels, r.predicted) for r in runs])
@@ -196,7 +196,7 @@ def confusions(trio: Trio) -> Figure:
     panels = figure.subplots(2, 2).flat
     matrices = {
         name: np.mean([stats.confusion(r.labels, r.predicted) for r in runs], axis=0)
-        for name, runs in _trio_groups(trio).items()
+        for name, runs in trio_groups(trio).items()
     }
     _, baseline, student = matrices.values()
     for axes, (name, matrix) in zip(
@@ -236,7 +236,7 @@ def reliability(trio: Trio) -> Figure:
     """
     figure = _figure(12, 4.4)
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    groups = _trio_groups(trio)
+    groups = trio_groups(trio)
     styles = _styles(groups)
     for axes, (name, runs) in zip(panels, groups.items(), strict=True):
         axes.plot([0.3, 1], [0.3, 1], color="black", linewidth=0.8)
@@ -347,7 +347,7 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
         trio.teachers[0],
     )
     temperature = student.config.get("temperature", 1)
-    styles = _styles(_trio_groups(trio))
+    styles = _styles(trio_groups(trio))
     legend = ()
     figure = _figure(12, 9)
     halves = figure.subfigures(2, 1)
