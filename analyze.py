@@ -186,7 +186,7 @@ def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
             "seeds": str(row.seeds),
             "test": plus_minus(row.test_selected, row.test_selected_std),
             "gain on baseline": signed(Estimate(row.delta, row.delta_low, row.delta_high))
-            + (ONE_SEED if row.seeds == 1 and not np.isnan(row.delta) else ""),
+            + ("" if np.isnan(row.mcnemar_p) else ONE_SEED),  # there for a single pair only
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "notes": number(plots.NOTES.get(row.name_, (np.nan,))[0]),
             "last epoch": plus_minus(row.test_last, row.test_last_std),
