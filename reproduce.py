@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import torch
 
-import analyze
 from common.batches import Dataset, Views
 from common.config import (
     RECIPES,
@@ -210,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     del data
     run_all(jobs, shared, args.jobs)
     print(flush=True)
+    import analyze  # here: the plan does not wait for matplotlib
+
     analyze.main(["--runs", str(runs)])  # warns of other runs there that are unfinished
     return 0
 

@@ -1,8 +1,8 @@
 """The data set on the device, as uint8, and batches cut from it there: no DataLoader, no workers.
 
 An augmented image is a *view*: one of a finite set of shifts, mirrored or not, with a hole in one
-of many places. So a pair (index, view) names an input exactly, and what a frozen network
-says to it can be remembered.
+of many places. So a pair (index, view) names an input exactly, and what a frozen network says to it
+can be remembered.
 """
 
 from dataclasses import dataclass
