@@ -22,7 +22,7 @@ import pandas as pd
 
 from common import claims, plots, stats
 from common.claims import Trio, Verdict
-from common.compare import Comparison, agreement_table, gap_recovered
+from common.compare import Comparison, agreement_table, gap_recovered, gap_recovered_over_seeds
 from common.config import RESULTS_DIR, RUNS_DIR, Parser
 from common.data import CLASSES, load
 from common.errors import UserError, script
@@ -170,12 +170,12 @@ def headline(trio: Trio) -> str:
         f"points of test accuracy (95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}): "
         f"student {means[2]:.2f} %, baseline {means[1]:.2f} %, teacher {means[0]:.2f} %"
     )
-    gap = gap_recovered(trio)
-    if not gap:
+    if not gap_recovered(trio):
         return f"{sentence}; the teacher is no better than the baseline."
-    if effect != "gains" or np.isnan(gap.low):
+    share, low, high = (f"{100 * each:.0f}" for each in gap_recovered_over_seeds(trio)[:3])
+    if effect != "gains" or low == "nan":
         return f"{sentence}."
-    return f"{sentence}; that is {100 * gap.value:.0f} % of the gap to the teacher."
+    return f"{sentence}; that is {share} % of the gap to the teacher (interval {low} to {high} %)."
 
 
 def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
@@ -432,11 +432,12 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
     )
     gap = gap_recovered(trio)
     if gap and not np.isnan(gap.low):
-        yield Text(
-            f"Of the gap between baseline and teacher the student recovers {100 * gap.value:.0f} % "
-            f"(95 % interval {100 * gap.low:.0f} to {100 * gap.high:.0f} %, by bootstrap over "
-            "the test images)."
-        )
+        value, low, high = (f"{100 * each:.0f}" for each in gap[:3])
+        words = f"{value} %: 95 % interval {low} to {high} % over the test images (bootstrap)"
+        _, low, high = (f"{100 * each:.0f}" for each in gap_recovered_over_seeds(trio)[:3])
+        if low != "nan":
+            words += f", {low} to {high} % over the seeds (Fieller)"
+        yield Text(f"Of the gap between baseline and teacher the student recovers {words}.")
     if images is not None:
         yield Picture.of(
             f"gallery-{suffix}",

@@ -104,6 +104,26 @@ def gap_recovered(
     return Estimate(value, low, high)
 
 
+def ratio_over_seeds(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
+    """Ratio of the means of two values a seed, paired, with Fieller's interval (Fieller 1954).
+
+    The interval holds each ratio r for which a t-test does not tell the mean of
+    numerators − r · denominators from 0. It has no bounds, and is left out, with one seed and
+    where the mean denominator may be 0.
+    """
+    a, b = np.mean(numerators), np.mean(denominators)
+    value, count = a / b, len(numerators)
+    if count < 2:
+        return Estimate(value)
+    errors = np.cov(numerators, denominators) / count
+    (aa, ab), (_, bb) = errors * stats.t.ppf((1 + LEVEL) / 2, count - 1) ** 2
+    square, half, rest = b * b - bb, a * b - ab, a * a - aa  # of r, from the test's bound
+    if square <= 0:
+        return Estimate(value)
+    reach = np.sqrt(max(half * half - square * rest, 0.0))
+    return Estimate(value, (half - reach) / square, (half + reach) / square)
+
+
 def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     """Share of images where both networks' top classes are the same, in percent."""
     return 100 * (logits.argmax(1) == teacher_logits.argmax(1)).mean()

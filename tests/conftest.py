@@ -120,6 +120,7 @@ def run_script(
     tiny: Path | None = None,
     child: Path = CHILD,
     check: int | None = 0,
+    cwd: Path | None = None,
     **environment: str,
 ) -> subprocess.CompletedProcess:
     """Run a script as a user would, on the tiny data set if given; assert its exit code."""
@@ -133,6 +134,7 @@ def run_script(
         capture_output=True,
         text=True,
         timeout=120,
+        cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
     if check is not None:

@@ -1,6 +1,7 @@
 """Two processes on the CPU under torchrun (gloo) against one."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import pandas as pd
 import torch
 
+from common.config import RESULTS_DIR
 from common.run import load
 from conftest import ROOT
 
@@ -60,29 +62,28 @@ def test_two_processes_do_the_work_of_one(tiny, tmp_path):
     assert text.count("2/2 train") == 1 and "2 processes" in text  # one of them speaks
 
 
-def test_a_student_under_torchrun_can_be_stopped_and_resumed(tiny, tmp_path):
-    finish(start(1, tiny, tmp_path / "teacher", "train_teacher.py"))
-    student = (2, tiny, tmp_path / "student", "train_student.py", "--teacher",
-               tmp_path / "teacher", "--epochs", "4")  # fmt: skip
-    process = start(*student)
-    while not (tmp_path / "student" / "log.csv").exists():
+def test_a_student_under_torchrun_can_be_killed_stopped_and_resumed(tiny, tmp_path):
+    """A dead process ends the other; a signal ends both; each time --resume goes on."""
+    teacher, run = tmp_path / "teacher" / "best.pt", tmp_path / "student"
+    teacher.parent.mkdir()
+    shutil.copy(RESULTS_DIR / "notes" / "teacher-resnet" / "seed-0" / "best.pt", teacher)
+    student = (2, tiny, run, "train_student.py", "--teacher", teacher, "--epochs", "4")
+    process = start(*student, DIE="1:11")  # in the second epoch
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "another process of this run is gone" in err or "stopped after epoch 1" in err
+    assert load(run / "last.pt")["epoch"] == 1
+
+    process = start(*student, "--resume")
+    while len((run / "log.csv").read_text().splitlines()) < 3:  # the header, two epochs
         time.sleep(0.02)
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "torchrun --nproc-per-node 2" in err and "--resume" in err and "error:" not in err
+
     finish(start(*student, "--resume"))
-    log = pd.read_csv(tmp_path / "student" / "log.csv")
+    log = pd.read_csv(run / "log.csv")
     assert log["epoch"].tolist() == [1, 2, 3, 4] and log["train_soft_loss"].notna().all()
-    assert not list((tmp_path / "teacher").glob("logits-*"))  # a half of them is no use to anyone
-
-
-def test_a_dead_process_ends_the_others(tiny, tmp_path):
-    process = start(2, tiny, tmp_path / "run", DIE="1:11")  # in the second epoch
-    _, err = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "another process of this run is gone" in err or "stopped after epoch 1" in err
-    assert load(tmp_path / "run" / "last.pt")["epoch"] == 1
-    finish(start(2, tiny, tmp_path / "run", "train_baseline.py", "--resume"))
-    assert len(pd.read_csv(tmp_path / "run" / "log.csv")) == 2
+    assert not list(teacher.parent.glob("logits-*"))  # a half of them is no use to anyone

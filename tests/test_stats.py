@@ -184,6 +184,25 @@ def test_a_gap_that_may_be_none_has_no_interval():
     assert estimate.value == 0 and math.isnan(estimate.low) and math.isnan(estimate.high)
 
 
+def test_the_interval_of_a_ratio_holds_what_a_t_test_does_not_reject(generator):
+    gaps = generator.normal(1.5, 0.2, 5)
+    gains = 0.5 * gaps + generator.normal(0, 0.2, 5)
+    ratio = stats.ratio_over_seeds(gains, gaps)
+    assert ratio.value == pytest.approx(gains.mean() / gaps.mean()) and ratio.low < ratio.high
+    for bound in ratio[1:3]:
+        assert scipy.stats.ttest_1samp(gains - bound * gaps, 0).pvalue == pytest.approx(0.05)
+    middle = (ratio.low + ratio.high) / 2
+    assert scipy.stats.ttest_1samp(gains - middle * gaps, 0).pvalue > 0.05
+
+
+def test_a_ratio_that_nothing_bounds_has_no_interval(generator):
+    gaps = generator.normal(0.1, 1, 5)
+    assert math.isnan(stats.ratio_over_seeds(gaps, gaps + generator.normal(0, 0.1, 5)).low)
+    assert math.isnan(stats.ratio_over_seeds(np.array([1.0]), np.array([2.0])).low)
+    exact = stats.ratio_over_seeds(np.array([1.0, 1.1, 1.2]), np.array([2.0, 2.2, 2.4]))
+    assert exact[:3] == pytest.approx((0.5, 0.5, 0.5))
+
+
 # ---------------------------------------------------------------- fidelity and calibration
 
 

@@ -1,7 +1,6 @@
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -12,7 +11,7 @@ from common.data import load
 from common.device import choose_device
 from common.errors import UserError
 from common.loss import distillation_loss, hard_loss
-from common.models import build, freeze
+from common.models import build, freeze, plain_cnn
 from common.remember import RememberedLogits
 from common.run import describe, open_run
 from common.run import load as load_file
@@ -307,13 +306,14 @@ def test_a_nan_stops_before_the_step(dataset, device):
 
 
 def test_bfloat16_comes_near_float32(dataset, tmp_path):
+    """Of a network small enough for a processor that has to emulate bfloat16."""
     accuracies = []
     for precision in ("float32", "bfloat16"):
-        config = quick_config(epochs=10, lr=0.05, schedule="cosine", precision=precision)
+        config = quick_config(epochs=10, lr=0.1, schedule="cosine", precision=precision)
         device = choose_device(config)
         torch.manual_seed(0)
-        network = build("small-cnn")
+        network = plain_cnn(((8,), (16,), (32,)), 32)
         checkpoint = run_fit(network, hard, dataset, tmp_path / precision, device, config)
         accuracies.append(checkpoint["rows"][-1]["test_accuracy"])
         assert all(p.dtype == torch.float32 for p in network.parameters())
-    assert np.ptp(accuracies) < 10
+    assert min(accuracies) > 90
