@@ -20,7 +20,7 @@ setup: .venv/installed  ## virtual environment in .venv, and the data set, found
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'error: $(PYTHON) is older than Python 3.11; too old for the pinned packages;' \
 	            'name another with make PYTHON=python3.12' >&2; exit 2; }
-	@test -x $(PY) || "$(PYTHON)" -m venv .venv
+	@"$(PYTHON)" -m venv .venv
 	@echo 'installing the packages of requirements.lock into .venv (about 4 GB: torch brings CUDA)'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@

@@ -8,6 +8,7 @@ Says first what it will do and about how long that takes on this device. Stopped
 at any time, the same command goes on where it was. `make reproduce` calls this.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -211,7 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(flush=True)
     import analyze  # here: the plan does not wait for matplotlib
 
-    analyze.main(["--runs", str(runs)])  # warns of other runs there that are unfinished
+    # It warns of other runs there that are unfinished. A short look leaves the whole runs' report.
+    report = [] if runs == RUNS_DIR else ["--out", str(runs / "report")]
+    analyze.main(["--runs", str(runs), *report])
     return 0
 
 
@@ -230,7 +233,7 @@ def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
                     output = job.output if at_once > 1 else None
                     running[start(job.command(shared), output, threads)] = job
             waiting = [each for each in waiting if each[1] not in running.values()]
-            wait_for_one(list(running), stop)
+            wait_for_one(list(running), stop, " in its output file" if at_once > 1 else "")
             running = {child: job for child, job in running.items() if child.poll() is None}
 
 
@@ -244,28 +247,32 @@ def start(command: list[str], output: Path | None, threads: int) -> subprocess.P
         return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
-def wait_for_one(children: Sequence[subprocess.Popen], stop: StopSignals) -> None:
-    """Until a script ends. Ends all on SIGINT and SIGTERM; raises if one failed or was stopped."""
+def wait_for_one(children: Sequence[subprocess.Popen], stop: StopSignals, where: str) -> None:
+    """Until a script ends. Ends all on SIGINT and SIGTERM; raises if one failed or was stopped.
+
+    where: in which file a script's own message is, in words.
+    """
     while all(child.poll() is None for child in children) and stop.received is None:
         time.sleep(0.05)
     failed = [child for child in children if child.poll()]
     if stop.received is not None or failed:
         for child in children:
-            # A Ctrl-C on a terminal reaches the children by itself; SIGTERM does not.
-            if child.poll() is None and stop.received != signal.SIGINT:
-                child.send_signal(signal.SIGTERM)
+            if stop.received == signal.SIGINT:  # of a terminal: it reaches the children by itself
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(2)
+            child.terminate()
         for child in children:
             child.wait()
     stop.check()
     if failed:
+        code, words = failed[0].returncode, failed[0].args
         raise UserError(
-            f"{Path(failed[0].args[1]).name} failed",
-            "its own message says why",
-            f"the command was: {shlex.join(failed[0].args)}",
-            exit_code=max(failed[0].returncode, 1),
+            f"{Path(words[1]).name} failed",
+            f"signal {-code} ended it" if code < 0 else f"its own message says why{where}",
+            f"the command was: {shlex.join(words)}",
+            exit_code=max(code, 1),
         )
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     script(main)

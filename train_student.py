@@ -11,7 +11,8 @@ Mind the direction: alpha weights the soft loss. Without --teacher it takes the
 ResNet of the same recipe and seed under runs/, else the published one.
 
 Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
-in runs/RECIPE/student-TEACHER/seed-SEED.
+in runs/RECIPE/student-TEACHER/seed-SEED (student-TEACHER-LOSS for another loss
+than kd).
 """
 
 from collections.abc import Sequence
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
     name = f"student-{teacher_facts.arch}"
+    if config.loss != "kd":  # the notes' students keep their name to themselves
+        name += f"-{config.loss}"
     facts = describe(student, "student", name, "small-cnn", data.digest) | device.facts()
     facts |= {"teacher": in_project(teacher_path), "teacher_sha256": teacher_facts.digest}
     with open_run(config.folder(name), config, facts) as run:

@@ -25,7 +25,7 @@ from common.config import Parser, StudentConfig, path, positive_int
 from common.data import load
 from common.device import Device, choose_device
 from common.errors import UserError, script
-from common.loss import distillation_loss
+from common.loss import SOFT_LOSSES, distillation_loss
 from common.models import build, freeze
 from common.remember import RememberedLogits
 from common.run import Teacher, find_teacher, read_teacher
@@ -51,7 +51,8 @@ def seconds_to_goal(config: StudentConfig, teacher: Teacher, data: Dataset, devi
     def loss(student_logits, batch):
         return distillation_loss(
             student_logits, answers(batch), batch.labels,
-            temperature=config.temperature, alpha=config.alpha,
+            temperature=config.temperature, alpha=config.alpha, soft_loss=SOFT_LOSSES[config.loss],
+            soft_weight=config.soft_weight, label_smoothing=config.label_smoothing,
         )  # fmt: skip
 
     trainer = Trainer(build("small-cnn"), loss, data, config, device)

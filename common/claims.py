@@ -122,19 +122,23 @@ def faster(trio: Trio) -> list[Part]:
     ]
 
 
-def _swing_ratio(trio: Trio, column: str, relative: bool) -> Estimate:
+def _swing_ratio(trio: Trio, column: str, relative: bool, order: int = 1) -> Estimate:
     def swing(run: Record) -> float:
         curve = run.log[column].to_numpy()
-        return stats.swing(curve / curve.mean() if relative else curve)
+        return stats.swing(curve / curve.mean() if relative else curve, order=order)
 
     return stats.over_seeds([_log_ratio(swing(s), swing(b)) for b, s in trio.pairs()])
 
 
 def steadier(trio: Trio) -> list[Part]:
+    level = _swing_ratio(trio, "train_loss", relative=True, order=2)
     return [
         Part(
             "swing of the training loss relative to its mean, log of student / baseline",
             _swing_ratio(trio, "train_loss", relative=True),
+            aside=f"blind to the loss's descent: {level.value:+.2f}, p {level.p:.3f} by itself"
+            if not math.isnan(level.p)
+            else "",
         ),
         Part(
             "swing of held-out accuracy, log of student / baseline",

@@ -9,7 +9,7 @@ import pandas as pd
 
 from common import claims, stats
 from common.claims import Trio
-from common.records import NAMES, Record, order
+from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, differing, order
 from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
@@ -27,6 +27,7 @@ class Comparison:
         for record in records:
             if record.complete:
                 groups[record.recipe, record.name].append(record)
+        self.unfinished = {(r.recipe, r.name) for r in records if not r.complete}
         self.recipes = sorted({recipe for recipe, _ in groups}, reverse=True)  # notes, best
         self.groups = {
             key: groups[key]
@@ -43,14 +44,17 @@ class Comparison:
         """The recipe's runs by network, in the order of the table."""
         return {name: runs for (r, name), runs in self.groups.items() if r == recipe}
 
-    def trio(self, recipe: str, name: str, experiment: int = 0) -> Trio | None:
+    def trio(
+        self, recipe: str, name: str, experiment: int = 0, against: str = "baseline"
+    ) -> Trio | None:
         """The runs of `name` with the baselines of their seeds and with their teachers, if any.
 
-        None for teachers, for the baseline itself, and where no seed has both.
+        against: the network that takes the baseline's place. None for teachers, for that network
+        itself, and where no seed has both.
         """
-        baselines = {run.seed: run for run in self.groups.get((recipe, "baseline"), [])}
+        baselines = {run.seed: run for run in self.groups.get((recipe, against), [])}
         runs = [run for run in self.groups.get((recipe, name), []) if run.seed in baselines]
-        if name == "baseline" or not runs or runs[0].role == "teacher":
+        if name == against or not runs or runs[0].role == "teacher":
             return None
         teachers = {t.folder: t for run in runs if (t := self.teacher_of(run))}
         pairs = [baselines[run.seed] for run in runs]
@@ -71,6 +75,36 @@ class Comparison:
         for trio in self.experiments():
             first.setdefault(trio.recipe, trio)
         return list(first.values())
+
+    def own(self, recipe: str) -> list[str]:
+        """Networks that the notes do not have: methods of one's own, and controls."""
+        return [
+            name
+            for name, runs in self.of(recipe).items()
+            if name not in NAMES and runs[0].role != "teacher"
+        ]
+
+    def against_kd(self, recipe: str, name: str) -> Trio | None:
+        """The runs of `name` with the students of plain distillation of their seeds."""
+        return self.trio(recipe, name, against=f"student-{EXPERIMENTS[2]}")
+
+    def remarks(self, recipe: str) -> list[str]:
+        """Why a comparison with a network of one's own may be unfair, in words."""
+        remarks = []
+        for name in self.own(recipe):
+            runs = self.groups[recipe, name]
+            ignored = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
+            for base in self.groups.get((recipe, "baseline"), [])[:1]:
+                if what := differing(base, runs[0], ignored):
+                    remarks.append(f"{name} differs from the baseline in {what}")
+            trio = self.against_kd(recipe, name)
+            teachers = [
+                [run.config.get("teacher_sha256") for run in pair]
+                for pair in (trio.pairs() if trio else ())
+            ]
+            if any(own not in (None, of_kd) for of_kd, own in teachers):
+                remarks.append(f"{name} had another teacher than the student of its seed")
+        return remarks
 
     def teacher_of(self, run: Record) -> Record | None:
         """A student's teacher; for a baseline, the teacher of the first student of its seed."""
@@ -96,7 +130,11 @@ class Comparison:
             ]
             for name in NAMES:
                 role, _, arch = name.partition("-")
-                if name in groups or (arch and arch not in (begun or ["resnet"])):
+                if (
+                    name in groups
+                    or (recipe, name) in self.unfinished
+                    or (arch and arch not in (begun or ["resnet"]))
+                ):
                     continue
                 teacher = f" --teacher runs/{recipe}/teacher-cnn/seed-0" if arch == "cnn" else ""
                 option = f" --arch {arch}" if role == "teacher" else teacher
@@ -165,6 +203,7 @@ class Comparison:
             "ece": calibration(stats.expected_calibration_error),
             "nll": calibration(stats.negative_log_likelihood),
             "seconds": np.mean([run.log["seconds"].sum() for run in runs]),
+            "val_selected": np.mean([run.best_row["val_accuracy"] for run in runs]),
         }
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,6 +24,10 @@ LOG_COLUMNS = (
     "epoch", "lr", "train_loss", "train_hard_loss", "train_soft_loss", "train_accuracy",
     "val_loss", "val_accuracy", "test_loss", "test_accuracy", "images_per_second", "seconds",
 )  # fmt: skip
+# What in config.json a resumed run may have otherwise than the run that it goes on with: in
+# silence, where files are and what is shown; with a warning, what may change the bits.
+FREE = {"data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit"}
+WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
 
 # Baseline and student both take "small-cnn": they differ in the loss and in nothing else.
@@ -79,7 +84,10 @@ non_negative = _number(float, "a finite number from 0 up", lambda v: v >= 0)
 unit = _number(float, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 below_one = _number(float, "a number from 0 to below 1", lambda v: 0 <= v < 1)
 batch_size = _number(
-    int, f"a whole number from 1 to {TRAIN_IMAGES:,}", lambda v: 1 <= v <= TRAIN_IMAGES
+    int,
+    f"a whole number to {TRAIN_IMAGES:,} that leaves two images or more for an epoch's last step, "
+    "as batch norm needs",
+    lambda v: 1 <= v <= TRAIN_IMAGES and (TRAIN_IMAGES - 1) % v > 0,
 )
 margin = _number(int, "a whole number from 0 to 14", lambda v: 0 <= v <= 14)
 
@@ -195,7 +203,12 @@ class Config:
         if given.get("resume") and given.get("overwrite"):
             parser.error("--resume and --overwrite exclude each other")
         recipe = given.get("recipe", cls.recipe)
-        return cls(**cls._recipe_values(recipe) | given)
+        config = cls(**cls._recipe_values(recipe) | given)
+        # analyze.py pairs runs by seed: a folder that names another would be paired wrongly.
+        folder = Path(config.out or "").name
+        if re.fullmatch(r"seed-\d+", folder) and folder != f"seed-{config.seed}":
+            parser.error(f"--out ends in {folder}, and --seed is {config.seed}")
+        return config
 
     @classmethod
     def _recipe_values(cls, recipe: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.config import LOG_COLUMNS
+from common.config import FREE, LOG_COLUMNS, WARNED
 
 CLASS_COUNT = 10
 # Order of the rows and of the colours; runs of other names come after these.
@@ -36,11 +36,7 @@ IF_THERE = {"loss": str, "temperature": NUMBER, "alpha": NUMBER, "teacher_sha256
 NAME = re.compile(r"[^\W_][\w .,+=()-]*")
 # What runs of one name may have otherwise than each other: everything else in config.json is a
 # setting, and a table row that mixes settings says so.
-NOT_SETTINGS = {
-    "seed", "out", "data_dir", "resume", "overwrite", "debug", "teacher", "teacher_sha256",
-    "git_commit", "versions", "device", "device_name", "threads", "processes", "deterministic",
-    "compile", "precision", "name",
-}  # fmt: skip
+NOT_SETTINGS = FREE | WARNED | {"seed", "teacher_sha256", "compile", "precision", "name"}
 # What a student has besides, or otherwise than, a baseline.
 LOSS_SETTINGS = {"role", "temperature", "alpha", "soft_weight", "loss"}
 
@@ -145,6 +141,8 @@ def read(folder: Path) -> Record:
         recipe, seed = config["recipe"], config["seed"]
         # runs/RECIPE/NAME/seed-K: a method of one's own is a row of its own by its folder's name.
         name = folder.parent.name if folder.name == f"seed-{seed}" else folder.name
+        if re.fullmatch(r"seed-\d+", name):
+            raise ValueError(f"its seed is {seed}, its folder is {name}")
         for word in (recipe, name):
             if not NAME.fullmatch(word):
                 raise ValueError(f"{word!r} is no name for a recipe or a network")
@@ -270,16 +268,6 @@ def _read_predictions(path: Path) -> tuple[np.ndarray, ...]:
 def inconsistencies(records: list[Record]) -> list[str]:
     """Rows that mix settings, and students that differ from the baseline in more than the loss."""
     problems = []
-
-    def differing(a: Record, b: Record, ignored: set[str]) -> str:
-        keys = (a.config.keys() | b.config.keys()) - ignored
-        return ", ".join(
-            f"{key}: {a.config.get(key)!r} and {b.config.get(key)!r}"
-            for key in sorted(keys)
-            # what an older version did not have yet was off
-            if (a.config.get(key) or 0) != (b.config.get(key) or 0)
-        )
-
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.recipe, record.name].append(record)
@@ -292,3 +280,14 @@ def inconsistencies(records: list[Record]) -> list[str]:
         if what and group[0].role == "student" and name in NAMES:
             problems.append(f"{group[0].folder}: not the baseline's settings ({what})")
     return problems
+
+
+def differing(a: Record, b: Record, ignored: set[str]) -> str:
+    """In which settings two runs differ, in words."""
+    keys = (a.config.keys() | b.config.keys()) - ignored
+    return ", ".join(
+        f"{key}: {a.config.get(key)!r} and {b.config.get(key)!r}"
+        for key in sorted(keys)
+        # what an older version did not have yet was off
+        if (a.config.get(key) or 0) != (b.config.get(key) or 0)
+    )

@@ -28,7 +28,15 @@ import torch
 from filelock import FileLock, Timeout
 from torch import distributed
 
-from common.config import LOG_COLUMNS, RESULTS_DIR, RUNS_DIR, Config, StudentConfig
+from common.config import (
+    FREE,
+    LOG_COLUMNS,
+    RESULTS_DIR,
+    RUNS_DIR,
+    WARNED,
+    Config,
+    StudentConfig,
+)
 from common.errors import UserError
 from common.models import NETWORKS, build, count_multiply_adds, count_parameters
 
@@ -44,11 +52,6 @@ FILES = (
     "previous.pt",
 )
 CHECKPOINT = {"epoch", "network", "optimizer", "rows", "best", "last", "generators", "config"}
-
-# What a resumed run may have otherwise than the run that it goes on with, in silence: where
-# files are and what is shown; and with a warning, because the bits may then differ.
-FREE = {"data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit"}
-WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
 
 
 def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
@@ -158,7 +161,8 @@ def find_teacher(config: StudentConfig) -> Path:
         return path / "best.pt" if os.path.isdir(path) else path
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
-    for folder in (own, published / own.name, *sorted(published.glob("seed-*"))):
+    by_seed = sorted(published.glob("seed-*"), key=lambda path: (len(path.name), path.name))
+    for folder in (own, published / own.name, *by_seed):
         # A teacher still in training has a best.pt too, but not yet its final one.
         if (folder / "best.pt").exists() and (folder / "summary.json").exists():
             return folder / "best.pt"
@@ -327,7 +331,8 @@ class Run:
             for key in sorted(now.keys() | before.keys())
             if key not in FREE and before.get(key) != now.get(key)
         ]
-        elsewhere = before.get("device") != now.get("device")
+        places = [(each.get("device"), each.get("device_name")) for each in (before, now)]
+        elsewhere = places[0] != places[1]  # where the hardware may have another precision
         warned = [key for key in differing if key in WARNED or (key == "precision" and elsewhere)]
         refused = [key for key in differing if key not in warned]
 

@@ -226,13 +226,14 @@ def permuted_correlation(a: np.ndarray, b: np.ndarray) -> Estimate:
     return Estimate(test.statistic, interval.low, interval.high, test.pvalue)
 
 
-def swing(curve: np.ndarray, start: int = WARMUP_EPOCHS) -> float:
+def swing(curve: np.ndarray, start: int = WARMUP_EPOCHS, order: int = 1) -> float:
     """Standard deviation of the changes from epoch to epoch after the first `start`.
 
-    nan for fewer than three changes.
+    order: 2 takes the changes of the changes, which a curve's slow rise or fall hardly moves,
+    scaled to give the same for a level curve with independent noise. nan for fewer than three.
     """
-    changes = np.diff(curve[start:])
-    return changes.std(ddof=1) if len(changes) > 2 else np.nan
+    changes = np.diff(curve[start:], order)
+    return changes.std(ddof=1) / np.sqrt(2 * order - 1) if len(changes) > 2 else np.nan
 
 
 def sampling_swing(accuracy: float, count: int) -> float:

@@ -198,7 +198,7 @@ class Trainer:
             self._average_statistics()
         sums = self.sums.tolist()
         if self.optimizer.found_inf:
-            step = int(sums[4])
+            step = round(sums[4])  # a sum of thirds, say
             raise UserError(
                 f"the loss or a gradient is not finite in epoch {epoch}, step {step + 1} of "
                 f"{len(rates)}, at learning rate {rates[step]:.3g}",
@@ -332,18 +332,6 @@ def fit(
     if run.complete:
         print("already complete: nothing to do")
         return
-    if config.batch_size > len(data):
-        raise UserError(
-            f"--batch-size {config.batch_size} is larger than the training set",
-            f"it has {len(data)} images",
-            "choose a smaller one",
-        )
-    if (len(data) - 1) % config.batch_size == 0:
-        raise UserError(
-            f"--batch-size {config.batch_size} leaves one image for an epoch's last step",
-            "batch norm needs two",
-            "choose another",
-        )
     trainer = Trainer(network, objective, data, config, device)
     rows: list[dict[str, Any]] = []
     best: dict[str, Any] = {"epoch": 0, "val_accuracy": -1.0}

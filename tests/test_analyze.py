@@ -31,7 +31,7 @@ from conftest import ROOT, only_line, run_script
 RESULTS_COLUMNS = (
     "recipe,name,parameters,seeds,train_accuracy,test_selected,test_selected_std,test_last,"
     "test_last_std,test_best_epoch,test_best_epoch_std,delta,delta_low,delta_high,gap_recovered,"
-    "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds"
+    "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected"
 )
 CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict"
 SMALL = {"count": 200, "epochs": 16}
@@ -276,6 +276,34 @@ def test_a_method_of_ones_own_is_a_row_compared_with_the_baseline(small, reporte
     assert set(own["experiment"]) == {2}  # the notes claim nothing about it
 
 
+def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn, capsys):
+    """And it is said in what besides the loss it differs from the runs beside it."""
+    options = {"errors": 0.5 * fake.ERRORS, **SMALL}
+    for seed in range(2):
+        teacher = f"teacher-resnet-{seed}"
+        fake.write_run(small, "student-mine", seed, teacher_sha256=teacher, precision="bfloat16",
+                       lr=0.05, **options)  # fmt: skip
+        fake.write_run(small, "student-fair", seed, teacher_sha256=teacher, **options)
+        fake.write_run(small, "student-other", seed, teacher_sha256="1f", **options)
+    out = small.parent / "out"
+    assert analyze.main(["--runs", str(small), "--out", str(out)]) == 1  # an unknown teacher
+    printed = " ".join(capsys.readouterr().out.split())
+    mine, kd = (
+        [100 * records.read(small / "notes" / name / f"seed-{k}").right.mean() for k in (0, 1)]
+        for name in ("student-mine", "student-resnet")
+    )
+    gain = np.mean(mine) - np.mean(kd)
+    assert f"student-mine − student-resnet: {gain:+.2f} [" in printed
+    base = records.read(small / "notes" / "baseline" / "seed-0").config
+    words = f"lr: {base['lr']} and 0.05, precision: {base['precision']!r} and 'bfloat16'"
+    assert f"student-mine differs from the baseline in {words}" in printed
+    assert "student-other had another teacher than" in printed
+    assert not any(
+        word in printed for word in ("student-fair differs", "student-fair had", "student-mine had")
+    )
+    assert "student-mine − student-resnet" in (out / "report.md").read_text()
+
+
 def test_a_teacher_is_known_by_its_weights_not_by_its_seed(small, reported):
     """The student of seed 0 had the teacher of seed 1, and the other way round."""
     for seed in range(2):
@@ -403,6 +431,22 @@ def test_a_missing_file_is_named_and_the_rest_reported(small, reported, kept):
     code, table, errors = reported(small)
     assert code == 1 and left_out(table) == {("baseline", 1)}
     assert expected in errors
+
+
+def test_an_unfinished_run_is_to_be_resumed_and_not_begun_again(small, reported):
+    for seed in range(2):
+        (small / "notes" / "student-resnet" / f"seed-{seed}" / "summary.json").unlink()
+    code, _, errors = reported(small)
+    assert code == 1 and errors.count("--resume goes on with it") == 2
+    assert "is missing" not in errors
+
+
+def test_a_folder_of_another_seed_is_left_out(small, reported):
+    folder = small / "notes" / "baseline"
+    (folder / "seed-1").rename(folder / "seed-7")
+    code, table, errors = reported(small)
+    assert code == 1 and "its seed is 1, its folder is seed-7" in errors
+    assert left_out(table) == {("baseline", 1)}
 
 
 def test_runs_of_unequal_length_are_reported_and_named(small, reported):

@@ -91,7 +91,7 @@ paths = st.none() | st.text(min_size=1).filter(lambda text: "\0" not in text)
 common_values = {
     "recipe": st.sampled_from(list(RECIPES)),
     "epochs": st.integers(1, 1_000_000),
-    "batch_size": st.integers(1, TRAIN_IMAGES),
+    "batch_size": st.integers(1, TRAIN_IMAGES).filter(lambda size: (TRAIN_IMAGES - 1) % size),
     "lr": positive,
     "schedule": st.sampled_from(["constant", "step", "cosine"]),
     "warmup": below_one,

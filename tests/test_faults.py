@@ -727,13 +727,18 @@ def test_bad_flags_are_one_line_and_touch_nothing(script, server, tmp_path):
     assert file.read_text() == "not a folder"
 
 
-def test_a_batch_larger_than_the_set_trains_nothing(server, tmp_path):
-    run = server.run("train_baseline.py", *QUICK, "--batch-size", "121", "--out", tmp_path)
-    assert run.code == 2 and "it has 120 images" in only_line(run)
-    for size in (1, 7, 119):  # the last step of an epoch has one image
-        run = server.run("train_baseline.py", *QUICK, "--batch-size", size, "--out", tmp_path)
-        assert run.code == 2 and "batch norm needs two" in only_line(run)
-    assert not in_folder(tmp_path)
+def test_a_request_that_cannot_be_met_overwrites_nothing(server, small, tmp_path):
+    """97 images a step leave one of 55,000 for the last."""
+    folder = shutil.copytree(small, tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.name in FILES}
+    for flags in (("--batch-size", "97"), ("--batch-size", "1"), ("--seed", "-1")):
+        run = server.run("train_baseline.py", *QUICK, *flags, "--overwrite", "--out", folder)
+        assert run.code == 2 and f"{flags[0]}: '{flags[1]}' is not" in only_line(run)
+    seed_4 = tmp_path / "seed-4"
+    run = server.run("train_baseline.py", *QUICK, "--out", seed_4)
+    assert run.code == 2 and "ends in seed-4, and --seed is 0" in only_line(run)
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.name in FILES}
+    assert len(before) == len(FILES) and not seed_4.exists()
 
 
 def test_damaged_data_is_named_by_each_script(server, tmp_path):

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 import reproduce
+from common.errors import Interrupted, UserError
+from common.train import StopSignals
 from conftest import ROOT
 
 
@@ -65,7 +67,8 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
         config = json.loads((folder / "config.json").read_text())
         assert config["threads"] == 1  # two threads, shared by two jobs
 
-    table = pd.read_csv(project / "report" / "results.csv")
+    table = pd.read_csv(runs / "report" / "results.csv")
+    assert not (project / "report").exists()  # that of whole runs
     assert table["name"].tolist() == ["teacher-resnet", "baseline", "student-resnet"]
     assert out.rstrip().endswith("report.html")
 
@@ -81,6 +84,22 @@ def test_a_script_that_fails_ends_it_with_one_line(project):
     lines = err.strip().splitlines()
     assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
     assert "train_teacher.py failed" in lines[-1]
+
+
+def test_a_signal_to_it_alone_ends_the_scripts():
+    """As `docker run` without a terminal and `kill` send it."""
+    with StopSignals() as stop, subprocess.Popen(["sleep", "60"]) as child:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted):
+            reproduce.wait_for_one([child], stop, "")
+    assert child.returncode == -signal.SIGTERM
+
+
+def test_a_script_that_the_system_ended_is_said_so():
+    with StopSignals() as stop, subprocess.Popen(["sleep", "60"]) as child:
+        child.kill()
+        with pytest.raises(UserError, match="60 failed; signal 9 ended it; the command was: sleep"):
+            reproduce.wait_for_one([child], stop, "")
 
 
 def test_the_plan_has_each_teacher_before_its_student():

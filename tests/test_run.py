@@ -224,6 +224,9 @@ def test_what_only_changes_bits_warns_and_what_changes_nothing_is_silent(tmp_pat
     other = FACTS | {"device": "cuda", "precision": "bfloat16"}
     open_with(tmp_path, other, resume=True).close()
     assert "device: cpu -> cuda, precision: float32 -> bfloat16" in capsys.readouterr().err
+    other = FACTS | {"device_name": "an older one", "precision": "bfloat16"}
+    open_with(tmp_path, other, resume=True).close()
+    assert "precision: float32 -> bfloat16" in capsys.readouterr().err
     with pytest.raises(UserError, match="precision"):  # without another device it is a setting
         open_with(tmp_path, FACTS | {"precision": "bfloat16"}, resume=True)
 
@@ -394,8 +397,8 @@ def test_the_default_teacher_is_ones_own_of_the_seed_else_a_published_one(places
     student = quick_config(StudentConfig, seed=3)
     with pytest.raises(UserError, match="no teacher; .*; run `python train_teacher.py --recipe"):
         find_teacher(student)
-    lowest = put(places / "results" / "notes" / "teacher-resnet" / "seed-1")
-    put(places / "results" / "notes" / "teacher-resnet" / "seed-2")
+    lowest = put(places / "results" / "notes" / "teacher-resnet" / "seed-2")
+    put(places / "results" / "notes" / "teacher-resnet" / "seed-10")
     put(places / "results" / "best" / "teacher-resnet" / "seed-3")
     put(places / "runs" / "notes" / "teacher-cnn" / "seed-3")
     assert find_teacher(student) == lowest

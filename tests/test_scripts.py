@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
+import common.config
+import train_student
 from common.config import LOG_COLUMNS
 from common.run import load
 from conftest import ROOT, only_line, run_script
@@ -150,6 +152,14 @@ def test_analyze_reports_the_three(runs, tmp_path):
                  "figures/class-errors-notes-2.svg"):  # fmt: skip
         assert (tmp_path / "report" / file).stat().st_size > 100
     assert "report.html" in done.stdout and done.stderr == ""
+
+
+def test_another_loss_is_a_network_of_another_name(runs, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(common.config.Config.folder, "__defaults__", (tmp_path,))
+    words = ("--epochs", 1, "--loss", "dkd", "--precision", "float32", "--data-dir", tiny_data,
+             "--teacher", runs[0] / "teacher-resnet" / "seed-3")  # fmt: skip
+    train_student.main([str(word) for word in words])
+    assert (tmp_path / "notes" / "student-resnet-dkd" / "seed-0" / "summary.json").exists()
 
 
 def test_the_readmes_lines_load_a_student(runs, tiny_data, monkeypatch):

@@ -365,6 +365,14 @@ def test_a_steady_climb_does_not_swing():
     assert stats.swing(np.linspace(80, 90, 30)) == pytest.approx(0, abs=1e-9)
 
 
+def test_a_swing_of_second_order_is_blind_to_descent(generator):
+    noise = generator.normal(0, 0.1, 400)
+    descent = 100 * np.exp(-np.arange(400) / 50)
+    expected = pytest.approx(np.sqrt(2) * 0.1, rel=0.1)
+    assert stats.swing(noise) == expected and stats.swing(noise + descent) > 0.4
+    assert stats.swing(noise, order=2) == expected == stats.swing(noise + descent, order=2)
+
+
 def test_a_short_curve_has_no_swing():
     assert math.isnan(stats.swing(np.arange(8.0)))
     assert math.isnan(stats.swing(np.array([])))
