@@ -416,7 +416,7 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         "Confusion matrices of teacher, baseline and student, and student minus baseline.",
     )
     kinds = agreement_table(trio)
-    total = sum(count for *_, count in kinds)
+    total = sum(count for _, count in kinds)
 
     def mark(right: bool) -> str:
         return "right" if right else "wrong"
@@ -431,13 +431,8 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         "Test images by who is right, seeds summed",
         ["teacher", "baseline", "student", "images", "share", ""],
         [
-            [
-                *map(mark, kind),
-                f"{count:,}",
-                f"{100 * count / total:.2f} %",
-                meaning.get(tuple(kind), ""),
-            ]  # fmt: skip
-            for *kind, count in kinds
+            [*map(mark, kind), f"{count:,}", f"{100 * count / total:.2f} %", meaning.get(kind, "")]
+            for kind, count in kinds
         ],
     )
     yield Table(

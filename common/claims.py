@@ -132,13 +132,12 @@ def _swing_ratio(trio: Trio, column: str, relative: bool, order: int = 1) -> Est
 
 def steadier(trio: Trio) -> list[Part]:
     level = _swing_ratio(trio, "train_loss", relative=True, order=2)
+    aside = f"blind to the loss's descent: {level.value:+.2f}, p {level.p:.3f} by itself"
     return [
         Part(
             "swing of the training loss relative to its mean, log of student / baseline",
             _swing_ratio(trio, "train_loss", relative=True),
-            aside=f"blind to the loss's descent: {level.value:+.2f}, p {level.p:.3f} by itself"
-            if not math.isnan(level.p)
-            else "",
+            aside="" if math.isnan(level.p) else aside,
         ),
         Part(
             "swing of held-out accuracy, log of student / baseline",
@@ -264,7 +263,8 @@ CLAIMS: dict[str, tuple[str, str, Callable[[Trio], list[Part]]]] = {
         "steadier.",
         "Swing is the standard deviation of the changes from one epoch to the next, the first "
         "five epochs left out; that of the loss is divided by the mean loss. Both halves must "
-        "hold.",
+        "hold. A loss that still falls swings by falling, too: beside it stands what is left "
+        "without that, measured by the changes of the changes.",
         steadier,
     ),
     "C3": (

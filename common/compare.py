@@ -236,8 +236,8 @@ def _with_teachers(trio: Trio) -> list[tuple[Record, Record, Record]]:
     ]
 
 
-def agreement_table(trio: Trio) -> list[tuple[bool, bool, bool, int]]:
-    """(teacher right, baseline right, student right, images), summed over the paired seeds.
+def agreement_table(trio: Trio) -> list[tuple[tuple[bool, bool, bool], int]]:
+    """((teacher right, baseline right, student right), images), summed over the paired seeds.
 
     Seeds whose teacher is not among the runs do not count.
     """
@@ -245,6 +245,6 @@ def agreement_table(trio: Trio) -> list[tuple[bool, bool, bool, int]]:
     right = [np.concatenate([run.right for run in runs]) for runs in threes]
     kinds = [(t, b, s) for t in (True, False) for b in (True, False) for s in (True, False)]
     return [
-        (*kind, int(np.all([r == k for r, k in zip(right, kind, strict=True)], axis=0).sum()))
+        (kind, int(np.all([r == k for r, k in zip(right, kind, strict=True)], axis=0).sum()))
         for kind in kinds
     ]

@@ -276,7 +276,7 @@ def inconsistencies(records: list[Record]) -> list[str]:
             if what := differing(group[0], other, NOT_SETTINGS):
                 problems.append(f"{other.folder}: not the settings of {group[0].folder} ({what})")
         twin = groups.get((recipe, "baseline"), group)[0]
-        what = differing(twin, group[0], NOT_SETTINGS | LOSS_SETTINGS)
+        what = differing(twin, group[0], (NOT_SETTINGS | LOSS_SETTINGS) - {"precision"})
         if what and group[0].role == "student" and name in NAMES:
             problems.append(f"{group[0].folder}: not the baseline's settings ({what})")
     return problems
