@@ -61,9 +61,9 @@ a { color: var(--link); }
 nav ul { padding-left: 1.2rem; columns: 18rem; }
 .strong { font-size: 1.15rem; font-weight: 600; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
-th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;
+th, td { padding: 0.3rem 0.5rem; border-bottom: 1px solid var(--line); text-align: left;
          vertical-align: top; }
 .short { white-space: nowrap; }
 thead th { background: var(--band); }
