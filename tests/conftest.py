@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,31 +116,73 @@ def device():
     return choose_device(quick_config())
 
 
+class Child:
+    """A script running in a process of its own, forked by a server of faults.py."""
+
+    def __init__(self, server: "Server", pid: int, output: str):
+        self.server, self.pid, self.output = server, pid, output
+
+    def wait(self) -> "Child":
+        self.code = self.server.ask({"wait": self.pid})
+        self.out, self.err = (Path(self.output + end).read_text() for end in (".out", ".err"))
+        self.stderr = self.err  # as subprocess has it
+        return self
+
+    def wait_for(self, text: str) -> None:
+        """Wait until `text` stands in its output."""
+        deadline, out = time.monotonic() + 60, Path(self.output + ".out")
+        while not out.exists() or text not in out.read_text():
+            assert time.monotonic() < deadline, Path(self.output + ".err").read_text()
+            time.sleep(0.02)
+
+
+class Server:
+    """Of faults.py: runs scripts on the data set `data`; their output goes to files."""
+
+    def __init__(self, data: Path, outputs: Path):
+        self.data, self.outputs, self.count = data, outputs, 0
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "faults.py"), str(data)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},  # CUDA cannot be forked
+        )
+
+    @classmethod
+    def serving(cls, data: Path, outputs: Path) -> Iterator["Server"]:
+        server = cls(data, outputs)
+        yield server
+        with server.process as process:
+            process.stdin.close()
+
+    def ask(self, request: dict) -> int:
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return int(self.process.stdout.readline())
+
+    def start(self, script: str, *words: object, faults: tuple = (), data: bool = True) -> Child:
+        self.count += 1
+        output = str(self.outputs / str(self.count))
+        words = (ROOT / script, *words, *(("--data-dir", self.data) if data else ()))
+        request = {"arguments": [str(word) for word in words], "faults": faults, "output": output}
+        return Child(self, self.ask(request), output)
+
+    def run(self, script: str, *words: object, faults: tuple = (), data: bool = True) -> Child:
+        return self.start(script, *words, faults=faults, data=data).wait()
+
+
 def run_script(
-    script: str,
-    *arguments: object,
-    tiny: Path | None = None,
-    child: Path = CHILD,
-    check: int | None = 0,
-    cwd: Path | None = None,
-    **environment: str,
+    script: str, *arguments: object, check: int = 0, **environment: str
 ) -> subprocess.CompletedProcess:
-    """Run a script as a user would, on the tiny data set if given; assert its exit code."""
-    words = [str(ROOT / script), *map(str, arguments)]
-    if tiny is not None:
-        words = [str(child), str(tiny), *words]
-        if "--data-dir" not in words:
-            words += ["--data-dir", str(tiny)]
+    """Run a script as a user would; assert its exit code."""
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
-    if check is not None:
-        assert done.returncode == check, done.stdout + done.stderr
+    assert done.returncode == check, done.stdout + done.stderr
     return done
 
 

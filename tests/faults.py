@@ -206,6 +206,10 @@ def await_signal_in_step(number: int) -> None:
     at_call(common.train.Trainer, "step", number, wait)
 
 
+def change_folder(folder: str) -> None:
+    os.chdir(folder)
+
+
 def use_threads(number: int) -> None:
     torch.set_num_threads(number)
 

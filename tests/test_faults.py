@@ -28,7 +28,7 @@ import torch
 
 from common.records import read_all
 from common.run import load, save
-from conftest import CHILD, ROOT, equal, make_tiny, only_line
+from conftest import CHILD, ROOT, Child, Server, equal, make_tiny, only_line
 
 # Settings of where and how, not of what.
 PLACES = ("out", "teacher", "resume", "overwrite", "git_commit")
@@ -44,60 +44,11 @@ FILES = {
 }  # fmt: skip
 
 
-class Child:
-    """A script running in a process of its own, forked by a server of faults.py."""
-
-    def __init__(self, server: "Server", pid: int, output: str):
-        self.server, self.pid, self.output = server, pid, output
-
-    def wait(self) -> "Child":
-        self.code = self.server.ask({"wait": self.pid})
-        self.out, self.err = (Path(self.output + end).read_text() for end in (".out", ".err"))
-        self.stderr = self.err  # as subprocess has it
-        return self
-
-    def wait_for(self, text: str) -> None:
-        """Wait until `text` stands in its output."""
-        deadline, out = time.monotonic() + 60, Path(self.output + ".out")
-        while not out.exists() or text not in out.read_text():
-            assert time.monotonic() < deadline, Path(self.output + ".err").read_text()
-            time.sleep(0.02)
-
-
-class Server:
-    def __init__(self, data: Path, outputs: Path):
-        self.data, self.outputs, self.count = data, outputs, 0
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "faults.py"), str(data)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},  # CUDA cannot be forked
-        )
-
-    def ask(self, request: dict) -> int:
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
-
-    def start(self, script: str, *words: object, faults: tuple = (), data: bool = True) -> Child:
-        self.count += 1
-        output = str(self.outputs / str(self.count))
-        words = (ROOT / script, *words, *(("--data-dir", self.data) if data else ()))
-        request = {"arguments": [str(word) for word in words], "faults": faults, "output": output}
-        return Child(self, self.ask(request), output)
-
-    def run(self, script: str, *words: object, faults: tuple = (), data: bool = True) -> Child:
-        return self.start(script, *words, faults=faults, data=data).wait()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     make_tiny(data, training=130, test=20)
-    server = Server(data, tmp_path_factory.mktemp("outputs"))
-    yield server
-    with server.process as process:
-        process.stdin.close()
+    yield from Server.serving(data, tmp_path_factory.mktemp("outputs"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -73,19 +74,6 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
     assert out.rstrip().endswith("report.html")
 
 
-def test_a_script_that_fails_ends_it_with_one_line(project):
-    folder = project / "runs-1-epochs" / "best" / "teacher-resnet" / "seed-0"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("not a config")
-    (folder / "log.csv").write_text("")
-    process = start(project, "--recipe", "best", "--epochs", "1")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 2, out + err
-    lines = err.strip().splitlines()
-    assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
-    assert "train_teacher.py failed" in lines[-1]
-
-
 def test_a_signal_to_it_alone_ends_the_scripts():
     """As `docker run` without a terminal and `kill` send it."""
     with StopSignals() as stop, subprocess.Popen(["sleep", "60"]) as child:
@@ -95,11 +83,19 @@ def test_a_signal_to_it_alone_ends_the_scripts():
     assert child.returncode == -signal.SIGTERM
 
 
-def test_a_script_that_the_system_ended_is_said_so():
-    with StopSignals() as stop, subprocess.Popen(["sleep", "60"]) as child:
-        child.kill()
-        with pytest.raises(UserError, match="60 failed; signal 9 ended it; the command was: sleep"):
-            reproduce.wait_for_one([child], stop, "")
+@pytest.mark.parametrize(
+    ("command", "why", "code"),
+    [("exit 2", "its own message says why in a file", 2), ("kill -9 $$", "signal 9 ended it", 1)],
+)
+def test_a_script_that_fails_ends_the_others(command, why, code):
+    with (
+        StopSignals() as stop,
+        subprocess.Popen(["sh", "-c", command]) as failing,
+        subprocess.Popen(["sleep", "60"]) as other,
+        pytest.raises(UserError, match=re.escape(f"-c failed; {why}; the command was: ")) as error,
+    ):
+        reproduce.wait_for_one([other, failing], stop, " in a file")
+    assert error.value.exit_code == code and other.returncode == -signal.SIGTERM
 
 
 def test_the_plan_has_each_teacher_before_its_student():

@@ -12,7 +12,7 @@ import common.config
 import train_student
 from common.config import LOG_COLUMNS
 from common.run import load
-from conftest import ROOT, only_line, run_script
+from conftest import ROOT, Server, only_line, run_script
 
 SCRIPTS = ("train_teacher.py", "train_baseline.py", "train_student.py", "analyze.py")
 QUICK = ("--epochs", 3, "--batch-size", 32, "--precision", "float32", "--lr", 0.02)
@@ -21,7 +21,12 @@ FILES = {"config.json", "log.csv", "last.pt", "previous.pt", "best.pt", "predict
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny):
+def server(tiny, tmp_path_factory):
+    yield from Server.serving(tiny, tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, server):
     """Teacher, baseline and student of seed 3, trained by the scripts from another folder."""
     folder = tmp_path_factory.mktemp("runs of a user") / "notes"  # with spaces in its path
     folder.mkdir()
@@ -32,9 +37,9 @@ def runs(tmp_path_factory, tiny):
         ("train_student.py", "student-resnet", ("--teacher", "teacher-resnet/seed-3")),
     ):
         words = (*QUICK, "--seed", 3, "--out", f"{name}/seed-3", *extra)
-        done = run_script(script, *words, tiny=tiny, cwd=folder)
-        printed[name] = done.stdout
-        assert done.stderr == ""
+        done = server.run(script, *words, faults=[["change_folder", str(folder)]])
+        assert done.code == 0 and done.err == "", done.err
+        printed[name] = done.out
     return folder, printed
 
 
@@ -128,15 +133,16 @@ def test_what_is_printed(runs):
     assert printed["student-resnet"].startswith("teacher: ")
 
 
-def test_a_run_is_not_overwritten_and_a_finished_one_not_trained_again(runs, tiny):
+def test_a_run_is_not_overwritten_and_a_finished_one_not_trained_again(runs, server):
     folder, _ = runs
     out = folder / "baseline" / "seed-3"
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     again = (*QUICK, "--seed", 3, "--out", out)
-    line = only_line(run_script("train_baseline.py", *again, tiny=tiny, check=2))
-    assert "--resume" in line and "--overwrite" in line
-    done = run_script("train_baseline.py", *again, "--resume", tiny=tiny)
-    assert "already complete" in done.stdout and done.stderr == ""
+    refused = server.run("train_baseline.py", *again)
+    line = only_line(refused)
+    assert refused.code == 2 and "--resume" in line and "--overwrite" in line
+    done = server.run("train_baseline.py", *again, "--resume")
+    assert done.code == 0 and "already complete" in done.out and done.err == ""
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
