@@ -22,8 +22,7 @@ setup: .venv/installed  ## virtual environment in .venv, and the data set, found
 	            'name another with make PYTHON=python3.12' >&2; exit 2; }
 	@"$(PYTHON)" -m venv .venv
 	@echo 'installing the packages of requirements.lock into .venv (about 4 GB: torch brings CUDA)'
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes \
-	  -r requirements.lock  # a minute less: Python compiles the modules that it comes to need
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 reproduce: setup  ## train every network on the real data, then write the report
