@@ -24,11 +24,11 @@ def test_published_weights_give_the_stored_predictions(weights):
     network = build(config["arch"]).eval()
     network.load_state_dict(load_checkpoint(weights)["weights"])
     images = torch.as_tensor(load().test_images.copy()).unsqueeze(1)
-    images = images[:2_000]  # more take their time
+    images = images[::5]  # all take their time
     with torch.no_grad():
         logits = torch.cat([network(chunk) for chunk in images.split(500)]).numpy()
     with np.load(weights.parent / "predictions.npz") as stored:
-        expected = stored["logits_best"][: len(logits)].astype(np.float32)
+        expected = stored["logits_best"][::5].astype(np.float32)
     assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.995
     assert np.abs(logits - expected).mean() < 0.02 * expected.std()
 
