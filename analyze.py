@@ -136,6 +136,10 @@ def signed(estimate: Estimate, digits: int = 2) -> str:
     return f"{value} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
 
 
+def range_in_percent(share: Estimate) -> str:
+    return f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
+
+
 def plus_minus(mean: float, std: float) -> str:
     return f"{mean:.2f}" if np.isnan(std) else f"{mean:.2f} ± {std:.2f}"
 
@@ -176,10 +180,11 @@ def headline(trio: Trio) -> str:
     )
     if not gap_recovered(trio):
         return f"{sentence}; the teacher is no better than the baseline."
-    share, low, high = (f"{100 * each:.0f}" for each in gap_recovered_over_seeds(trio)[:3])
-    if effect != "gains" or low == "nan":
+    share = gap_recovered_over_seeds(trio)
+    if effect != "gains" or np.isnan(share.low):
         return f"{sentence}."
-    return f"{sentence}; that is {share} % of the gap to the teacher (interval {low} to {high} %)."
+    words = f"that is {100 * share.value:.0f} % of the gap to the teacher"
+    return f"{sentence}; {words} (interval {range_in_percent(share)})."
 
 
 def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
@@ -450,12 +455,14 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
     )
     gap = gap_recovered(trio)
     if gap and not np.isnan(gap.low):
-        value, low, high = (f"{100 * each:.0f}" for each in gap[:3])
-        words = f"{value} %: 95 % interval {low} to {high} % over the test images (bootstrap)"
-        _, low, high = (f"{100 * each:.0f}" for each in gap_recovered_over_seeds(trio)[:3])
-        if low != "nan":
-            words += f", {low} to {high} % over the seeds (Fieller)"
-        yield Text(f"Of the gap between baseline and teacher the student recovers {words}.")
+        words = f"95 % interval {range_in_percent(gap)} over the test images (bootstrap)"
+        over_seeds = gap_recovered_over_seeds(trio)
+        if not np.isnan(over_seeds.low):
+            words += f", {range_in_percent(over_seeds)} over the seeds (Fieller)"
+        yield Text(
+            "Of the gap between baseline and teacher the student recovers "
+            f"{100 * gap.value:.0f} %: {words}."
+        )
     if images is not None:
         yield Picture.of(
             f"gallery-{suffix}",
