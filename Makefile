@@ -22,7 +22,9 @@ setup: .venv/installed  ## virtual environment in .venv, and the data set, found
 	            'name another with make PYTHON=python3.12' >&2; exit 2; }
 	@"$(PYTHON)" -m venv .venv
 	@echo 'installing the packages of requirements.lock into .venv (about 4 GB: torch brings CUDA)'
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile \
+	  -r requirements.lock
+	@$(PY) -m compileall -qq -j 0 .venv/lib || true # on all cores; some of torch is for newer Pythons
 	@touch $@
 
 reproduce: setup  ## train every network on the real data, then write the report
@@ -32,7 +34,7 @@ reproduce: setup  ## train every network on the real data, then write the report
 test: setup  ## ruff, then all tests
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto
 
 clean:  ## remove the virtual environment; data/, runs/ and report/ stay
 	@rm -rf .venv

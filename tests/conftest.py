@@ -58,27 +58,9 @@ def make_tiny(folder: Path, training: int = 260, test: int = 60) -> dict[str, st
     return digests
 
 
-@pytest.fixture(scope="session", autouse=True)
-def first_epoch_again(request, tmp_path_factory):
-    """`test_published.py` repeats a published run's first epoch: half a minute on the real data.
-
-    It is trained beside the other tests, which leave a processor's core idle. Yields its process
-    and its run folder.
-    """
-    if not any(item.path.name == "test_published.py" for item in request.session.items):
-        yield
-        return
-    run = tmp_path_factory.mktemp("published") / "run"
-    command = [sys.executable, str(ROOT / "train_baseline.py"), "--recipe", "notes"]
-    with subprocess.Popen(
-        [*command, "--epochs", "1", "--out", str(run)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        yield process, run
-        process.kill()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits longest goes first, so that `pytest -n auto` has the rest to run beside it."""
+    items.sort(key=lambda item: item.path.name != "test_published.py")
 
 
 @pytest.fixture(scope="session")
@@ -172,14 +154,14 @@ class Server:
 
 
 def run_script(
-    script: str, *arguments: object, check: int = 0, **environment: str
+    script: str, *arguments: object, check: int = 0, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess:
     """Run a script as a user would; assert its exit code."""
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
     assert done.returncode == check, done.stdout + done.stderr

@@ -25,6 +25,7 @@ import child  # puts the project on the path
 import torch
 from torch import nn
 
+import common.batches
 import common.data
 import common.loss
 import common.models
@@ -253,6 +254,46 @@ def add_dropout() -> None:
 def shrink_networks() -> None:
     """A small CNN so small that a run takes no longer than its files do."""
     common.models.NETWORKS["small-cnn"] = lambda: common.models.plain_cnn(((4,), (4,)), 8)
+
+
+def join(rank: int, processes: int, port: int) -> None:
+    """Be one of several processes, told so as torchrun tells it."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+
+
+def note_batches(path: str) -> None:
+    """Write to `path` a line for each batch: which images it has, and which views of them."""
+    original = common.batches.Dataset.batch
+
+    def batch(self: Any, index: torch.Tensor, view: torch.Tensor) -> common.batches.Batch:
+        with open(path, "a") as file:
+            pairs = zip(index.tolist(), view.tolist(), strict=True)
+            print(*(f"{image}:{number}" for image, number in pairs), file=file)
+        return original(self, index, view)
+
+    common.batches.Dataset.batch = batch
+
+
+class WatchingNorm(nn.Module):
+    """Gathers a batch norm's statistics and changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, affine=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.norm(images)
+        return images
+
+
+def norm_only_watches() -> None:
+    """A small CNN whose gradient of a batch is the mean of those of the batch's parts."""
+    common.models.NETWORKS["small-cnn"] = lambda: nn.Sequential(
+        common.models.Normalize(), WatchingNorm(), nn.Flatten(), nn.Linear(28 * 28, 10)
+    )
 
 
 def fetch_from(source: str, data_dir: str, killed_after: int) -> None:
