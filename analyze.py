@@ -160,10 +160,10 @@ def headline(trio: Trio) -> str:
     """One sentence: what distillation gained, and how sure that is."""
     delta = claims.gain(trio)
     count = len(trio.students)
-    means = [
+    teacher, baseline, student = (
         np.mean([100 * run.right.mean() for run in runs])
         for runs in (trio.teachers, trio.baselines, trio.students)
-    ]
+    )
     of_one = len({run.config.get("teacher_sha256") for run in trio.students}) == 1
     seeds = f"{count} seeds{', one teacher for all' if of_one else ''}"
     effect = "makes no certain difference:"
@@ -176,9 +176,9 @@ def headline(trio: Trio) -> str:
     sentence = (
         f"Experiment {trio.experiment}, recipe {trio.recipe}: distillation {effect} {change} "
         f"points of test accuracy (95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}): "
-        f"student {means[2]:.2f} %, baseline {means[1]:.2f} %, teacher {means[0]:.2f} %"
+        f"student {student:.2f} %, baseline {baseline:.2f} %, teacher {teacher:.2f} %"
     )
-    if not gap_recovered(trio):
+    if teacher <= baseline:
         return f"{sentence}; the teacher is no better than the baseline."
     share = gap_recovered_over_seeds(trio)
     if effect != "gains" or np.isnan(share.low):

@@ -33,6 +33,15 @@ class Trio:
     def pairs(self) -> list[tuple[Record, Record]]:
         return list(zip(self.baselines, self.students, strict=True))
 
+    def threes(self) -> list[tuple[Record, Record, Record]]:
+        """(teacher, baseline, student) of each seed whose teacher is among the runs."""
+        teachers = {teacher.weights_sha256: teacher for teacher in self.teachers}
+        return [
+            (teachers[digest], base, student)
+            for base, student in self.pairs()
+            if (digest := student.config.get("teacher_sha256")) in teachers
+        ]
+
 
 POSITIVE, NEGATIVE = (0.0, math.inf), (-math.inf, 0.0)
 

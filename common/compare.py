@@ -221,19 +221,9 @@ def gap_recovered(trio: Trio) -> Estimate | None:
 
 def gap_recovered_over_seeds(trio: Trio) -> Estimate:
     """The same share with its interval over the seeds, each with its student's own teacher."""
-    right = [[run.right.mean() for run in three] for three in _with_teachers(trio)]
+    right = [[run.right.mean() for run in three] for three in trio.threes()]
     teacher, baseline, student = np.reshape(right, (-1, 3)).T
     return stats.ratio_over_seeds(student - baseline, teacher - baseline)
-
-
-def _with_teachers(trio: Trio) -> list[tuple[Record, Record, Record]]:
-    """(teacher, baseline, student) of each seed whose teacher is among the runs."""
-    teachers = {teacher.weights_sha256: teacher for teacher in trio.teachers}
-    return [
-        (teachers[digest], base, student)
-        for base, student in trio.pairs()
-        if (digest := student.config.get("teacher_sha256")) in teachers
-    ]
 
 
 def agreement_table(trio: Trio) -> list[tuple[tuple[bool, bool, bool], int]]:
@@ -241,7 +231,7 @@ def agreement_table(trio: Trio) -> list[tuple[tuple[bool, bool, bool], int]]:
 
     Seeds whose teacher is not among the runs do not count.
     """
-    threes = zip(*_with_teachers(trio), strict=True)
+    threes = zip(*trio.threes(), strict=True)
     right = [np.concatenate([run.right for run in runs]) for runs in threes]
     kinds = [(t, b, s) for t in (True, False) for b in (True, False) for s in (True, False)]
     return [

@@ -341,11 +341,7 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
     that the three networks give to the classes, and the teacher's softened ones, which the
     student was shown. Images are the first in file order, not chosen.
     """
-    baseline, student = trio.pairs()[0]
-    teacher = next(
-        (t for t in trio.teachers if t.weights_sha256 == student.config.get("teacher_sha256")),
-        trio.teachers[0],
-    )
+    teacher, baseline, student = trio.threes()[0]
     temperature = student.config.get("temperature", 1)
     styles = _styles(trio_groups(trio))
     legend = ()
