@@ -16,13 +16,14 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from common import claims, plots, stats
 from common.claims import Trio, Verdict
-from common.compare import Comparison, agreement_table, gap_recovered, gap_recovered_over_seeds
+from common.compare import Comparison, agreement_table, gap_recovered
 from common.config import RESULTS_DIR, RUNS_DIR, Parser
 from common.data import CLASSES, load
 from common.errors import UserError, script
@@ -133,11 +134,8 @@ def signed(estimate: Estimate, digits: int = 2) -> str:
     value = f"{estimate.value:+.{digits}f}"
     if np.isnan(estimate.low):
         return value
-    return f"{value} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
-
-
-def range_in_percent(share: Estimate) -> str:
-    return f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
+    mark = ONE_SEED if estimate.over == "images" else ""
+    return f"{value} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]{mark}"
 
 
 def plus_minus(mean: float, std: float) -> str:
@@ -160,9 +158,10 @@ def headline(trio: Trio) -> str:
     """One sentence: what distillation gained, and how sure that is."""
     delta = claims.gain(trio)
     count = len(trio.students)
+    taught = trio.threes()
     teacher, baseline, student = (
         np.mean([100 * run.right.mean() for run in runs])
-        for runs in (trio.teachers, trio.baselines, trio.students)
+        for runs in ([three[0] for three in taught], trio.baselines, trio.students)
     )
     of_one = len({run.config.get("teacher_sha256") for run in trio.students}) == 1
     seeds = f"{count} seeds{', one teacher for all' if of_one else ''}"
@@ -178,13 +177,30 @@ def headline(trio: Trio) -> str:
         f"points of test accuracy (95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}): "
         f"student {student:.2f} %, baseline {baseline:.2f} %, teacher {teacher:.2f} %"
     )
-    if teacher <= baseline:
+    share = gap_recovered(trio)
+    if not share:
         return f"{sentence}; the teacher is no better than the baseline."
-    share = gap_recovered_over_seeds(trio)
     if effect != "gains" or np.isnan(share.low):
         return f"{sentence}."
-    words = f"that is {100 * share.value:.0f} % of the gap to the teacher"
-    return f"{sentence}; {words} (interval {range_in_percent(share)})."
+    return f"{sentence}; that is {share_in_words(share, taught, count)}."
+
+
+def share_in_words(share: Estimate, taught: Sequence, count: int) -> str:
+    """Of `count` seeds, those that were `taught` by a teacher among the runs."""
+    words = f"{100 * share.value:.0f} % of the gap to the teacher"
+    if len(taught) < count:
+        words += f" in the {len(taught)} of {count} seeds whose teacher is here"
+    bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
+    if share.over == "images":
+        bounds += ONE_SEED
+    return f"{words} (interval {'without bounds' if np.isnan(share.low) else bounds})"
+
+
+def gain_of(row: Any) -> str:
+    """Of a row of the table: the gain, and of how many pairs if not of all its seeds."""
+    over = "images" if row.pairs == 1 else "seeds"
+    words = signed(Estimate(row.delta, row.delta_low, row.delta_high, over=over))
+    return words + (f" (n {row.pairs})" if 0 < row.pairs < row.seeds else "")
 
 
 def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
@@ -194,8 +210,7 @@ def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
             "network": row.name,
             "seeds": str(row.seeds),
             "test": plus_minus(row.test_selected, row.test_selected_std),
-            "gain on baseline": signed(Estimate(row.delta, row.delta_low, row.delta_high))
-            + ("" if np.isnan(row.mcnemar_p) else ONE_SEED),  # there for a single pair only
+            "gain on baseline": gain_of(row),
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "notes": number(plots.NOTES.get(row.name, (np.nan,))[0]),
             "last epoch": plus_minus(row.test_last, row.test_last_std),
@@ -213,7 +228,7 @@ def own_in_words(comparison: Comparison, recipe: str) -> list[str]:
     for name in comparison.own(recipe):
         if trio := comparison.against_kd(recipe, name):
             count = len(trio.students)
-            seeds = f"{count} seeds" if count > 1 else f"one seed{ONE_SEED}"
+            seeds = f"{count} seeds" if count > 1 else "one seed"
             change = signed(claims.gain(trio))
             lines.append(f"{name} − {trio.baselines[0].name}: {change} points, {seeds}")
     return lines + comparison.remarks(recipe)
@@ -230,9 +245,10 @@ COLUMNS_EXPLAINED = (
     "the held-out images; best test epoch: the notes' way, chosen on the test images themselves, "
     "and so too high; notes: their published figure, chosen that way. Gain: student − baseline "
     "in points at the epoch chosen on held-out images, paired by seed, with its 95 % interval "
-    "(Student's t over the seeds). train: of the augmented images, while they were trained on, so "
-    "not comparable between recipes. held-out: of the images that chose the epoch, and so a little "
-    f"too high; settings are to be chosen by it, not by test. {ONE_SEED_EXPLAINED}"
+    "(Student's t over the seeds; n: of so many seeds, where others have no baseline). train: of "
+    "the augmented images, while they were trained on, so not comparable between recipes. "
+    "held-out: of the images that chose the epoch, and so a little too high; settings are to be "
+    f"chosen by it, not by test. {ONE_SEED_EXPLAINED}"
 )
 
 
@@ -276,13 +292,18 @@ def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame
                 "low": part.estimate.low,
                 "high": part.estimate.high,
                 "verdict": verdict.word,
+                "over": "" if np.isnan(part.estimate.low) else part.estimate.over,
+                "p": verdict.p,
             }
             for (recipe, experiment), each in verdicts.items()
             for verdict in each
             for part in verdict.parts
         ],
-        columns=["claim", "recipe", "experiment", "statistic", "value", "low", "high", "verdict"],
-    )
+        columns=[
+            "claim", "recipe", "experiment", "statistic", "value", "low", "high", "verdict", "over",
+            "p",
+        ],
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- the page
@@ -367,8 +388,8 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
     yield Text(
         "Each claim is one test, fixed before the results were looked at. Supported or "
         "contradicted: p < 0.05 after Holm's adjustment for the claims of one experiment; "
-        "undecided: not at this number of seeds. Student and baseline are paired by seed. With "
-        "one seed nothing is decided of what another seed may change: all but C4."
+        "undecided: not at this number of seeds. Student and baseline are paired by seed; with one "
+        f"seed all but C4 is undecided. {ONE_SEED_EXPLAINED} Such intervals are drawn open."
     )
     shown = {
         f"{recipe}, experiment {experiment}": {verdict.claim: verdict for verdict in each}
@@ -405,10 +426,7 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
 
 def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
     suffix = f"{trio.recipe}-{trio.experiment}"
-    change = pd.DataFrame(
-        [claims.class_error_change(trio, label) for label in range(len(CLASSES))],
-        columns=Estimate._fields,
-    )
+    change = [claims.class_error_change(trio, label) for label in range(len(CLASSES))]
     yield Picture.of(
         f"class-errors-{suffix}",
         plots.class_errors(trio, change),
@@ -420,25 +438,34 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         plots.confusions(trio),
         "Confusion matrices of teacher, baseline and student, and student minus baseline.",
     )
-    kinds = agreement_table(trio)
-    total = sum(count for _, count in kinds)
-
-    def mark(right: bool) -> str:
-        return "right" if right else "wrong"
-
+    taught = trio.threes()
+    with_student = agreement_table(taught)
+    next_seed = taught[1:] + taught[:1]
+    with_baseline = agreement_table(
+        [(t, base, other) for (t, base, _), (_, other, _) in zip(taught, next_seed, strict=True)]
+    )
     meaning = {
-        (True, False, True): "learned from the teacher, it seems",
-        (False, True, False): "taken over from the teacher, it seems",
-        (True, True, False): "lost for no such reason",
-        (False, False, True): "found without the teacher",
+        (True, False, True): "gained, as the teacher",
+        (False, True, False): "lost, as the teacher",
+        (True, True, False): "lost, unlike the teacher",
+        (False, False, True): "gained, unlike the teacher",
     }
     yield Table(
-        "Test images by who is right, seeds summed",
-        ["teacher", "baseline", "student", "images", "share", ""],
+        "Test images by who is right, all seeds",
+        ["teacher", "baseline", "student", "share", "so with another baseline for student", ""],
         [
-            [*map(mark, kind), f"{count:,}", f"{100 * count / total:.2f} %", meaning.get(kind, "")]
-            for kind, count in kinds
+            [
+                *("right" if right else "wrong" for right in kind),
+                f"{100 * share:.2f} %",
+                f"{100 * by_chance:.2f} %" if len(taught) > 1 else DASH,
+                meaning.get(kind, ""),
+            ]
+            for (kind, share), (_, by_chance) in zip(with_student, with_baseline, strict=True)
         ],
+    )
+    yield Text(
+        "Two baselines that differ in the seed alone err on different images, too: what the "
+        "teacher did is the difference of the two shares."
     )
     yield Table(
         "Student against baseline, seed by seed",
@@ -453,16 +480,10 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
             for base, student in trio.pairs()
         ],
     )
-    gap = gap_recovered(trio)
-    if gap and not np.isnan(gap.low):
-        words = f"95 % interval {range_in_percent(gap)} over the test images (bootstrap)"
-        over_seeds = gap_recovered_over_seeds(trio)
-        if not np.isnan(over_seeds.low):
-            words += f", {range_in_percent(over_seeds)} over the seeds (Fieller)"
-        yield Text(
-            "Of the gap between baseline and teacher the student recovers "
-            f"{100 * gap.value:.0f} %: {words}."
-        )
+    if share := gap_recovered(trio):
+        how = "bootstrap over the test images" if share.over == "images" else "Fieller's over seeds"
+        words = share_in_words(share, taught, len(trio.students))
+        yield Text(f"The student recovers {words}: {how}.")
     if images is not None:
         yield Picture.of(
             f"gallery-{suffix}",
@@ -496,13 +517,21 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
                 ]
             )
             words.append(f"{before:.{digits}f} → {after:.{digits}f}")
+        chance = np.mean([stats.chance_calibration_error(run.logits, run.labels) for run in runs])
+        words.insert(3, number(chance))
         row = table[(table["recipe"] == recipe) & (table["name"] == name)].iloc[0]
         words += [number(row.agreement_with_teacher), number(row.kl_to_teacher, 3)]
         rows.append(words)
+    yield Text(
+        "ECE: 15 bins of equally many images; by chance: about what a network whose confidences "
+        "are all true would have on so few images. A baseline is compared with the ResNet teacher "
+        "of its seed, where there is one, a student with its own."
+    )
     yield Table(
         "Before → after temperature scaling fitted on held-out images; means over the seeds",
         [
-            "network, recipe", "temperature", "ECE (points)", "NLL (nats)", "Brier score",
+            "network, recipe", "temperature", "ECE (points)", "by chance", "NLL (nats)",
+            "Brier score",
             "agrees with teacher (%)", "KL to teacher (nats)",
         ],
         rows,

@@ -140,13 +140,17 @@ def _swing_ratio(trio: Trio, column: str, relative: bool, order: int = 1) -> Est
 
 
 def steadier(trio: Trio) -> list[Part]:
-    level = _swing_ratio(trio, "train_loss", relative=True, order=2)
-    aside = f"blind to the loss's descent: {level.value:+.2f}, p {level.p:.3f} by itself"
+    others = {
+        "blind to the loss's descent": _swing_ratio(trio, "train_loss", relative=True, order=2),
+        "of the hard loss alone": _swing_ratio(trio, "train_hard_loss", relative=True),
+    }
+    asides = [f"{name}: {other.value:+.2f}, p {other.p:.3f}" for name, other in others.items()]
+    swing = _swing_ratio(trio, "train_loss", relative=True)
     return [
         Part(
             "swing of the training loss relative to its mean, log of student / baseline",
-            _swing_ratio(trio, "train_loss", relative=True),
-            aside="" if math.isnan(level.p) else aside,
+            swing,
+            aside="" if math.isnan(swing.p) else "by themselves " + "; ".join(asides),
         ),
         Part(
             "swing of held-out accuracy, log of student / baseline",
@@ -271,9 +275,10 @@ CLAIMS: dict[str, tuple[str, str, Callable[[Trio], list[Part]]]] = {
         "Its training loss is less stable than the baseline's, yet its validation accuracy is "
         "steadier.",
         "Swing is the standard deviation of the changes from one epoch to the next, the first "
-        "five epochs left out; that of the loss is divided by the mean loss. Both halves must "
-        "hold. A loss that still falls swings by falling, too: beside it stands what is left "
-        "without that, measured by the changes of the changes.",
+        "five epochs left out; that of the loss is divided by its mean over all epochs. Both "
+        "halves must hold. A loss that still falls swings by falling, too, and the student's has "
+        "a part that the baseline's has not: beside it stands what is left without the descent, "
+        "measured by the changes of the changes, and the swing of the part that both have.",
         steadier,
     ),
     "C3": (
@@ -285,7 +290,8 @@ CLAIMS: dict[str, tuple[str, str, Callable[[Trio], list[Part]]]] = {
     "C4": (
         "Teacher and baseline make strikingly alike errors, class by class.",
         "Pearson correlation of the error rates of the ten classes, mean over seeds, against all "
-        "ways to permute the classes of one of them (9,999 drawn).",
+        "ways to permute the classes of one of them (9,999 drawn). Test and interval (Fisher's) "
+        "are over the ten classes: they say nothing of other seeds.",
         alike,
     ),
     "C5": (

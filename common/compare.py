@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -121,8 +122,17 @@ class Comparison:
     def missing(self) -> list[str]:
         """What an experiment lacks, and the command that makes it."""
         problems = []
+        lent = {  # teachers of another recipe's students
+            teacher.folder
+            for (recipe, _), runs in self.groups.items()
+            for run in runs
+            if run.role == "student" and (teacher := self.teacher_of(run))
+            if teacher.recipe != recipe
+        }
         for recipe in self.recipes:
             groups = self.of(recipe)
+            if all(run.folder in lent for runs in groups.values() for run in runs):
+                continue
             begun = [
                 arch
                 for arch in EXPERIMENTS.values()
@@ -134,6 +144,7 @@ class Comparison:
                     name in groups
                     or (recipe, name) in self.unfinished
                     or (arch and arch not in (begun or ["resnet"]))
+                    or (role == "teacher" and self._have_teachers(groups, f"student-{arch}"))
                 ):
                     continue
                 teacher = f" --teacher runs/{recipe}/teacher-cnn/seed-0" if arch == "cnn" else ""
@@ -158,6 +169,10 @@ class Comparison:
             ]
         return problems
 
+    def _have_teachers(self, groups: dict[str, list[Record]], name: str) -> bool:
+        """Whether there are runs of `name`, and each has a teacher, of whatever recipe."""
+        return name in groups and all(self.teacher_of(run) for run in groups[name])
+
     def table(self) -> pd.DataFrame:
         """results.csv: a row a recipe and network."""
         return pd.DataFrame([self._row(*key) for key in self.groups])
@@ -168,10 +183,10 @@ class Comparison:
         selected = stats.mean_std([100 * run.right.mean() for run in runs])
         last = stats.mean_std([run.log["test_accuracy"].iloc[-1] for run in runs])
         best = stats.mean_std([run.log["test_accuracy"].max() for run in runs])
-        delta, recovered, p = Estimate(math.nan), None, math.nan
+        delta, recovered, p, pairs = Estimate(math.nan), None, math.nan, 0
         if trio := self.trio(recipe, name):
-            delta, recovered = claims.gain(trio), gap_recovered(trio)
-            if len(trio.students) == 1:  # several seeds see the same images: not to be pooled
+            delta, recovered, pairs = claims.gain(trio), gap_recovered(trio), len(trio.students)
+            if pairs == 1:  # several seeds see the same images: not to be pooled
                 p = stats.mcnemar(trio.baselines[0].right, trio.students[0].right)
         told = [(run, t) for run in runs if (t := self.teacher_of(run))]
 
@@ -204,37 +219,32 @@ class Comparison:
             "nll": calibration(stats.negative_log_likelihood),
             "seconds": np.mean([run.log["seconds"].sum() for run in runs]),
             "val_selected": np.mean([run.best_row["val_accuracy"] for run in runs]),
+            "pairs": pairs,
         }
 
 
 def gap_recovered(trio: Trio) -> Estimate | None:
-    """Of a whole trio; None without a teacher or where it is not better than the baseline."""
-    if not trio.teachers:
-        return None
-    return stats.gap_recovered(
-        *(
-            np.mean([run.right for run in runs], axis=0)
-            for runs in (trio.teachers, trio.baselines, trio.students)
-        )
-    )
+    """Of the seeds whose teacher is among the runs; None where it is not better than the baseline.
 
-
-def gap_recovered_over_seeds(trio: Trio) -> Estimate:
-    """The same share with its interval over the seeds, each with its student's own teacher."""
-    right = [[run.right.mean() for run in three] for three in trio.threes()]
+    With its interval over the seeds, or of one seed over the test images.
+    """
+    threes = trio.threes()
+    if len(threes) == 1:
+        return stats.gap_recovered(*(run.right for run in threes[0]))
+    right = [[run.right.mean() for run in three] for three in threes]
     teacher, baseline, student = np.reshape(right, (-1, 3)).T
+    if not threes or teacher.mean() <= baseline.mean():
+        return None
     return stats.ratio_over_seeds(student - baseline, teacher - baseline)
 
 
-def agreement_table(trio: Trio) -> list[tuple[tuple[bool, bool, bool], int]]:
-    """((teacher right, baseline right, student right), images), summed over the paired seeds.
-
-    Seeds whose teacher is not among the runs do not count.
-    """
-    threes = zip(*trio.threes(), strict=True)
-    right = [np.concatenate([run.right for run in runs]) for runs in threes]
+def agreement_table(
+    threes: Sequence[tuple[Record, Record, Record]],
+) -> list[tuple[tuple[bool, bool, bool], float]]:
+    """((teacher right, baseline right, student right), share of the images), over all `threes`."""
+    right = [np.concatenate([run.right for run in runs]) for runs in zip(*threes, strict=True)]
     kinds = [(t, b, s) for t in (True, False) for b in (True, False) for s in (True, False)]
     return [
-        (kind, int(np.all([r == k for r, k in zip(right, kind, strict=True)], axis=0).sum()))
+        (kind, np.all([r == k for r, k in zip(right, kind, strict=True)], axis=0).mean())
         for kind in kinds
     ]

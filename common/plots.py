@@ -19,6 +19,7 @@ from common import stats
 from common.claims import Part, Trio
 from common.data import CLASSES
 from common.records import Record
+from common.stats import Estimate
 
 
 class Style(NamedTuple):
@@ -91,6 +92,20 @@ def _from_the_start_of_interest(axes: Axes, curves: Sequence[np.ndarray]) -> Non
     axes.set_ylim(low - margin, high + 2 * margin)
 
 
+def _intervals(
+    axes: Axes, estimates: Sequence[Estimate], place: Sequence[float], marker: str, color: str
+) -> None:
+    """Values with their intervals; one seed's, which are over the images, open and dashed."""
+    value, low, high = np.array([each[:3] for each in estimates]).T
+    one_seed = estimates[0].over == "images"
+    _, _, bars = axes.errorbar(
+        value, place, xerr=np.nan_to_num([value - low, high - value]), fmt=marker, color=color,
+        capsize=4, markerfacecolor="white" if one_seed else color,
+    )  # fmt: skip
+    for bar in bars if one_seed else ():
+        bar.set_linestyle("--")
+
+
 def curves(recipe: str, groups: Groups) -> Figure:
     """Training loss with its parts, and the accuracies, by epoch."""
     figure = _figure(12, 7)
@@ -161,10 +176,10 @@ def trio_groups(trio: Trio) -> Groups:
     return {runs[0].name: runs for runs in (trio.teachers, trio.baselines, trio.students)}
 
 
-def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
+def class_errors(trio: Trio, change: Sequence[Estimate]) -> Figure:
     """Errors of the three networks class by class, and what distillation changed.
 
-    change: value, low and high by class, percentage points; low and high may be nan.
+    change: by class, in percentage points.
     """
     figure = _figure(12, 5)
     errors, difference = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
@@ -181,12 +196,11 @@ def class_errors(trio: Trio, change: pd.DataFrame) -> Figure:
     errors.invert_yaxis()
     errors.legend(loc="lower right")
     difference.axvline(0, color="black", linewidth=0.8)
-    spread = np.abs(np.stack([change["value"] - change["low"], change["high"] - change["value"]]))
-    difference.errorbar(
-        change["value"], place, xerr=np.nan_to_num(spread), fmt="^",
-        color=styles[trio.students[0].name].color, capsize=3,
-    )  # fmt: skip
-    _tidy(difference, "Student − baseline, 95 % intervals", "percentage points (left: fewer)", "")
+    _intervals(difference, change, place, "^", styles[trio.students[0].name].color)
+    over = "one seed, over the images" if change[0].over == "images" else "over the seeds"
+    _tidy(
+        difference, f"Student − baseline, 95 % intervals\n{over}", "points (left: fewer errors)", ""
+    )
     return figure
 
 
@@ -316,9 +330,7 @@ def claim(measured: dict[str, tuple[Sequence[Part], str]]) -> Figure:
         for place, (parts, _) in enumerate(measured.values()):
             if column >= len(parts) or np.isnan(parts[column].estimate.value):
                 continue
-            value, low, high, _ = parts[column].estimate
-            reach = np.nan_to_num([[value - low], [high - value]])
-            axes.errorbar(value, place, xerr=reach, fmt="o", color="black", capsize=4)
+            _intervals(axes, [parts[column].estimate], [place], "o", "black")
         part = next(parts[column] for parts, _ in measured.values() if column < len(parts))
         for bound in filter(np.isfinite, part.claimed):
             axes.axvline(bound, color="black", linewidth=0.8)

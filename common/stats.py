@@ -22,6 +22,7 @@ class Estimate(NamedTuple):
     low: float = np.nan
     high: float = np.nan
     p: float = np.nan
+    over: str = "seeds"  # what interval and p are over: seeds, images or classes
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
@@ -71,7 +72,8 @@ def over_images(statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarra
     there is no p.
     """
     value, draws = float(statistic(counts[None])[0]), statistic(resampled(counts))
-    return Estimate(value, *np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, low, high, over="images")
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
@@ -85,11 +87,12 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
 def gap_recovered(
     teacher: np.ndarray, baseline: np.ndarray, student: np.ndarray
 ) -> Estimate | None:
-    """(student − baseline) / (teacher − baseline), with a bootstrap interval over the images.
+    """Of one seed: (student − baseline) / (teacher − baseline), with a bootstrap over the images.
 
-    Arguments: (N,) share of the seeds that get each image right. None where the teacher is not
-    better than the baseline: there is no gap to recover.
+    Arguments: `right` arrays. None where the teacher is not better than the baseline: there is no
+    gap to recover.
     """
+    teacher, baseline, student = (right.astype(float) for right in (teacher, baseline, student))
     if teacher.mean() <= baseline.mean():
         return None
     kinds, counts = np.unique(
@@ -101,7 +104,7 @@ def gap_recovered(
     if np.isnan(draws).mean() > (1 - LEVEL) / 2:  # the gap itself may be 0
         return Estimate(value)
     low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, low, high)
+    return Estimate(value, low, high, over="images")
 
 
 def ratio_over_seeds(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
@@ -170,6 +173,16 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
     return 100 * np.average(np.abs(accuracy - confidence), weights=sizes)
 
 
+def chance_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """About what that error would be, in percent, of a network whose confidences are all true.
+
+    Only by how many of so few images it happens to get right, normally distributed.
+    """
+    confidence, _, sizes = reliability(logits, labels, bins)
+    deviation = np.sqrt(confidence * (1 - confidence) / sizes)
+    return 100 * np.average(np.sqrt(2 / np.pi) * deviation, weights=sizes)
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature that minimises the NLL of logits / temperature (Guo et al. 2017)."""
     fit = optimize.minimize_scalar(
@@ -216,14 +229,14 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 def permuted_correlation(a: np.ndarray, b: np.ndarray) -> Estimate:
     """Pearson correlation of two vectors, against permutations of one of them (two-sided p).
 
-    The interval is Fisher's.
+    The interval is Fisher's. Both take the vectors' entries for a sample.
     """
     if np.isnan(correlation(a, b)):
         return Estimate(np.nan)
     method = stats.PermutationMethod(n_resamples=9999, rng=np.random.default_rng(0))
     test = stats.pearsonr(a, b, method=method)
     interval = stats.pearsonr(a, b).confidence_interval(LEVEL)
-    return Estimate(test.statistic, interval.low, interval.high, test.pvalue)
+    return Estimate(test.statistic, interval.low, interval.high, test.pvalue, over="classes")
 
 
 def swing(curve: np.ndarray, start: int = WARMUP_EPOCHS, order: int = 1) -> float:

@@ -31,9 +31,9 @@ from conftest import ROOT, only_line, run_script
 RESULTS_COLUMNS = (
     "recipe,name,parameters,seeds,train_accuracy,test_selected,test_selected_std,test_last,"
     "test_last_std,test_best_epoch,test_best_epoch_std,delta,delta_low,delta_high,gap_recovered,"
-    "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected"
+    "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected,pairs"
 )
-CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict"
+CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict,over,p"
 SMALL = {"count": 200, "epochs": 16}
 
 
@@ -320,11 +320,14 @@ def test_a_teacher_is_known_by_its_weights_not_by_its_seed(small, reported):
     assert found == pytest.approx(np.mean(agreement), rel=1e-4)
     # The table of who is right: all three, all but the student, all but the baseline, and so on.
     text = (small.parent / "out" / "report.md").read_text()
-    cells = re.findall(r"(?:right|wrong) \| ([\d,]+) \|", text)
-    rights = np.concatenate([[t.right, b.right, s.right] for t, b, s in threes], axis=1)
-    kinds = itertools.product((True, False), repeat=3)
-    counts = [np.all(rights == np.array([kind]).T, axis=0).sum() for kind in kinds]
-    assert [int(cell) for cell in cells] == counts
+    cells = re.findall(r"(?:right|wrong) \| ([\d.]+) % \| ([\d.]+) % \|", text)
+    kinds = list(itertools.product((True, False), repeat=3))
+    for column, last in enumerate((students, bases[::-1])):  # the other seed's baseline
+        rights = np.concatenate(
+            [[t.right, b.right, s.right] for (t, b, _), s in zip(threes, last, strict=True)], axis=1
+        )
+        shares = [100 * np.all(rights == np.array([kind]).T, axis=0).mean() for kind in kinds]
+        assert [float(row[column]) for row in cells] == pytest.approx(shares, abs=0.006)
 
 
 def test_one_seed_is_reported_with_what_its_images_can_tell(tmp_path, undrawn, capsys):
@@ -334,6 +337,12 @@ def test_one_seed_is_reported_with_what_its_images_can_tell(tmp_path, undrawn, c
     printed = capsys.readouterr().out
     assert "distillation cannot be judged by one seed: +" in printed and "gains" not in printed
     assert "†\n" in printed and "±" not in printed
+    report = (tmp_path / "out" / "report.md").read_text()
+    for statistic in ("errors on class 6", "test accuracy, student", "coefficient of variation"):
+        (line,) = (line for line in report.splitlines() if f"| {statistic}" in line)
+        assert "] †" in line  # in the claims' tables too
+    csv = pd.read_csv(tmp_path / "out" / "claims.csv").set_index("claim")["over"]
+    assert csv["C5"] == "images" and csv["C4"] == "classes" and np.isnan(csv["C7"])
     assert all(len(line) <= 80 for line in printed.split("\n\nExperiment")[0].splitlines()[1:])
 
 
@@ -350,6 +359,51 @@ def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeyp
     fake.write_run(own, "teacher-resnet", 1, **SMALL)  # a row of its own kind is not mixed with it
     assert analyze.main(["--runs", str(own), "--out", str(tmp_path / "out")]) == 1
     assert "has a teacher that is not among these runs" in capsys.readouterr().err
+
+
+def test_a_teacher_lent_by_another_recipe_leaves_nothing_missing(tmp_path, reported):
+    root = tmp_path / "runs"
+    fake.write_experiment(root, 2, recipe="best", **SMALL)
+    (root / "notes").mkdir()
+    shutil.move(root / "best" / "teacher-resnet", root / "notes")
+    for path in (root / "notes").rglob("config.json"):
+        change(path, recipe="notes")
+    code, table, errors = reported(root)
+    assert code == 0 and errors == ""
+    assert table["agreement_with_teacher"].notna().tolist() == [False, True, True]
+
+
+def test_a_gain_of_fewer_pairs_than_seeds_says_of_how_many(small, undrawn, capsys):
+    fake.write_run(small, "student-resnet", 2, teacher_sha256="teacher-resnet-0", **SMALL)
+    analyze.main(["--runs", str(small), "--out", str(small.parent / "out")])
+    student = capsys.readouterr().out.split("\nstudent-resnet")[1].splitlines()[0]
+    assert student.split()[0] == "3" and student.endswith("] (n 2)")
+    shutil.rmtree(small / "notes" / "baseline" / "seed-1")
+    analyze.main(["--runs", str(small), "--out", str(small.parent / "out")])
+    student = capsys.readouterr().out.split("\nstudent-resnet")[1].splitlines()[0]
+    assert student.split()[0] == "3" and student.endswith("] † (n 1)")
+
+
+def test_the_share_of_the_gap_is_of_the_seeds_whose_teacher_is_there(tmp_path, reported):
+    """And the same in table, headline and report."""
+    root = tmp_path / "runs"
+    teacher = {"errors": 0.3 * fake.ERRORS}
+    fake.write_experiment(root, 4, gain=3, teacher=teacher, count=1000, epochs=16)
+    change(root / "notes" / "student-resnet" / "seed-3" / "config.json", teacher_sha256="1f")
+    _, table, _ = reported(root)
+    right = {
+        name: np.mean(
+            [records.read(root / "notes" / name / f"seed-{seed}").right.mean() for seed in range(3)]
+        )
+        for name in ("teacher-resnet", "baseline", "student-resnet")
+    }
+    teacher, baseline, student = right.values()
+    share = (student - baseline) / (teacher - baseline)
+    found = table.set_index("name")["gap_recovered"]
+    assert found["student-resnet"] == pytest.approx(share, rel=1e-4)
+    text = (tmp_path / "out" / "report.md").read_text()
+    words = f"{100 * share:.0f} % of the gap to the teacher in the 3 of 4 seeds whose teacher is"
+    assert text.count(words) == 2 and "Fieller" in text
 
 
 def test_without_arguments_finished_runs_come_before_the_published_ones(

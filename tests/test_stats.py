@@ -61,18 +61,18 @@ def test_mean_over_seeds_is_scipys_one_sample_t_test(values):
     test = scipy.stats.ttest_1samp(values, 0)
     interval = test.confidence_interval(0.95)
     expected = (np.mean(values), interval.low, interval.high, test.pvalue)
-    assert tuple(estimate) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert estimate[:4] == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_one_seed_has_no_interval_and_no_p():
-    assert np.isnan(stats.over_seeds([0.7])[1:]).all()
+    assert np.isnan(stats.over_seeds([0.7])[1:4]).all()
     assert stats.over_seeds([0.7]).value == 0.7
 
 
 def test_seeds_that_agree_by_chance_prove_nothing():
     """Two equal differences leave no spread to judge by: that is not a p of 0."""
     estimate = stats.over_seeds([2.0, 2.0])
-    assert estimate.value == 2 and np.isnan(estimate[1:]).all()
+    assert estimate.value == 2 and np.isnan(estimate[1:4]).all()
 
 
 def test_on_a_grid_the_spread_is_at_least_that_of_rounding():
@@ -85,7 +85,7 @@ def test_on_a_grid_the_spread_is_at_least_that_of_rounding():
 
 
 def test_nothing_known_of_one_seed_is_nothing_known_of_the_mean():
-    assert np.isnan(stats.over_seeds([1.0, math.nan, 2.0])).all()
+    assert np.isnan(stats.over_seeds([1.0, math.nan, 2.0])[:4]).all()
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_the_interval_of_a_correlation_is_fishers(generator):
 
 
 def test_a_constant_vector_correlates_with_nothing():
-    assert np.isnan(stats.permuted_correlation(np.ones(10), np.arange(10.0))).all()
+    assert np.isnan(stats.permuted_correlation(np.ones(10), np.arange(10.0))[:4]).all()
 
 
 # ---------------------------------------------------------------- curves
@@ -444,4 +444,4 @@ def test_holm_rejects_what_its_step_down_rule_rejects(p_values):
 
 
 def test_an_estimate_knows_nothing_but_its_value_unless_told():
-    assert np.isnan(Estimate(1.0)[1:]).all()
+    assert np.isnan(Estimate(1.0)[1:4]).all()
