@@ -144,13 +144,13 @@ def steadier(trio: Trio) -> list[Part]:
         "blind to the loss's descent": _swing_ratio(trio, "train_loss", relative=True, order=2),
         "of the hard loss alone": _swing_ratio(trio, "train_hard_loss", relative=True),
     }
-    asides = [f"{name}: {other.value:+.2f}, p {other.p:.3f}" for name, other in others.items()]
+    asides = [f"{name} {e.value:+.2f} (p by itself {e.p:.3f})" for name, e in others.items()]
     swing = _swing_ratio(trio, "train_loss", relative=True)
     return [
         Part(
             "swing of the training loss relative to its mean, log of student / baseline",
             swing,
-            aside="" if math.isnan(swing.p) else "by themselves " + "; ".join(asides),
+            aside="" if math.isnan(swing.p) else ", ".join(asides),
         ),
         Part(
             "swing of held-out accuracy, log of student / baseline",

@@ -443,5 +443,16 @@ def test_holm_rejects_what_its_step_down_rule_rejects(p_values):
     assert {k for k, p in enumerate(adjusted) if p < 0.05} == rejected
 
 
+def test_the_calibration_error_by_chance_is_that_of_drawn_labels(generator):
+    logits = generator.normal(0, 2, (3000, 10))
+    p = scipy.special.softmax(logits, axis=1)
+    drawn = [
+        stats.expected_calibration_error(logits, (p.cumsum(1) > u).argmax(1))
+        for u in generator.random((50, 3000, 1))
+    ]
+    by_chance = stats.chance_calibration_error(logits, p.argmax(1))
+    assert by_chance == pytest.approx(np.mean(drawn), rel=0.1)
+
+
 def test_an_estimate_knows_nothing_but_its_value_unless_told():
     assert np.isnan(Estimate(1.0)[1:4]).all()
