@@ -68,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     readme = read_readme(args.readme) if args.readme else ""
 
     root = args.runs or (RUNS_DIR if any(RUNS_DIR.rglob("summary.json")) else RESULTS_DIR)
+    if root == RESULTS_DIR and not args.runs and any(RUNS_DIR.rglob("config.json")):
+        print(
+            f"warning: no run in {RUNS_DIR} is finished: this report is on the published ones",
+            file=sys.stderr,
+        )
     records, problems = read_all(root)
     for teacher in published_teachers(records):
         print(f"teacher: the published {teacher.folder}")

@@ -129,8 +129,10 @@ def soft_loss(text: str) -> str:
 
 
 def _nearest(text: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
+    bare, word = {name.lstrip("-"): name for name in names}, text.lstrip("-")
+    begun = [name for name in bare if word and name.startswith(word)]
+    near = begun or difflib.get_close_matches(word, bare, n=1, cutoff=0.6)
+    return f" (did you mean {bare[near[0]]}?)" if near else ""
 
 
 def setting(parse: Callable[[str], Any] | None, text: str, default: Any = None) -> Any:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from common.errors import UserError
+
 SoftLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
@@ -138,4 +140,16 @@ def distillation_loss(
     """
     hard = functional.cross_entropy(student_logits, labels, label_smoothing=label_smoothing)
     soft = soft_loss(student_logits, teacher_logits.detach(), labels, temperature)
+    if not isinstance(soft, Tensor) or soft.ndim > 0:
+        raise UserError(
+            f"the soft loss returned {_kind(soft)}",
+            "it is to be one number, the mean over the batch",
+            "end it with .mean()",
+        )
     return Loss((1 - alpha) * hard + alpha * soft_weight * soft, hard, soft)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}, not a tensor"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from common.batches import Batch, Dataset
 from common.device import Device
@@ -69,7 +70,9 @@ class RememberedLogits:
             return
         missing = self.table[view, index, 0].isnan().nonzero().squeeze(1)
         size = self.device.evaluation_batch
-        for start in range(0, len(missing), size):
+        hidden = None if self.device.rank == 0 else True  # None: unless on a terminal
+        starts = range(0, len(missing), size)
+        for start in tqdm(starts, "asking the teacher", leave=False, disable=hidden):
             stop.check()
             chunk = missing[start : start + size]
             self.asked += len(chunk)

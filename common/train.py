@@ -328,7 +328,7 @@ def fit(
     note = f"; no GPU: {device.note}" if device.note else ""
     together = f", {device.processes} processes" if device.processes > 1 else ""
     print(f"{device.type} ({device.name}), {device.precision}{together}{note}")
-    print(f"run folder {run.folder}")
+    print(f"run folder {run.folder}", flush=True)
     if run.complete:
         print("already complete: nothing to do")
         return

@@ -416,7 +416,9 @@ def test_without_arguments_finished_runs_come_before_the_published_ones(
     fake.write_run(own, "baseline", 0, finished=False, **SMALL)
     out = ["--out", str(tmp_path / "out")]
     analyze.main(out)
-    assert f"runs in {published}\n" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert f"runs in {published}\n" in printed.out
+    assert f"no run in {own} is finished: this report is on the published ones" in printed.err
     fake.write_run(own, "baseline", 1, **SMALL)
     analyze.main(out)
     assert f"runs in {own}\n" in capsys.readouterr().out

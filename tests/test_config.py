@@ -205,7 +205,9 @@ def test_the_nearest_right_name_is_offered():
     assert "did you mean resnet?" in refused(TeacherConfig, "--arch", "resnet18")
     assert "did you mean --epochs?" in refused(BaselineConfig, "--epoch", "3")
     assert "did you mean --soft-weight?" in refused(StudentConfig, "--soft-wieght=2")
-    assert "did you mean" not in refused(BaselineConfig, "--qqq")
+    assert "did you mean --temperature?" in refused(StudentConfig, "--temp", "3")
+    for word in ("--qqq", "--learning-rate", "--alpha"):
+        assert "did you mean" not in refused(BaselineConfig, word)
 
 
 def test_a_loss_of_ones_own_can_be_asked_for(monkeypatch):

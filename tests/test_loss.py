@@ -1,9 +1,11 @@
 import math
+import re
 
 import pytest
 import torch
 from torch.nn import functional
 
+from common.errors import UserError
 from common.loss import SOFT_LOSSES, dist, distillation_loss, dkd, hard_loss, kd, logit_standard
 
 STUDENT = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.5, 0.0]], dtype=torch.float64)
@@ -131,6 +133,17 @@ def test_extreme_logits_stay_finite(name):
     value = SOFT_LOSSES[name](student, teacher, torch.tensor([1]), 1.0)
     value.backward()
     assert value.isfinite() and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [(torch.zeros(4), "a tensor of shape (4,)"), (0.5, "a float, not a tensor")],
+)
+def test_a_soft_loss_that_is_no_number_is_told_so(made, words):
+    with pytest.raises(UserError, match=re.escape(f"the soft loss returned {words}; it is to be")):
+        distillation_loss(
+            STUDENT, TEACHER, LABELS, temperature=1.0, alpha=0.5, soft_loss=lambda *_: made
+        )
 
 
 def test_distillation_loss_weights_its_parts():
