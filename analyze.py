@@ -139,8 +139,11 @@ def signed(estimate: Estimate, digits: int = 2) -> str:
     value = f"{estimate.value:+.{digits}f}"
     if np.isnan(estimate.low):
         return value
-    mark = ONE_SEED if estimate.over == "images" else ""
-    return f"{value} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]{mark}"
+    return f"{value} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]{mark(estimate)}"
+
+
+def mark(estimate: Estimate) -> str:
+    return ONE_SEED if estimate.over == "images" else ""
 
 
 def plus_minus(mean: float, std: float) -> str:
@@ -163,10 +166,9 @@ def headline(trio: Trio) -> str:
     """One sentence: what distillation gained, and how sure that is."""
     delta = claims.gain(trio)
     count = len(trio.students)
-    taught = trio.threes()
     teacher, baseline, student = (
         np.mean([100 * run.right.mean() for run in runs])
-        for runs in ([three[0] for three in taught], trio.baselines, trio.students)
+        for runs in ([three[0] for three in trio.threes()], trio.baselines, trio.students)
     )
     of_one = len({run.config.get("teacher_sha256") for run in trio.students}) == 1
     seeds = f"{count} seeds{', one teacher for all' if of_one else ''}"
@@ -187,17 +189,15 @@ def headline(trio: Trio) -> str:
         return f"{sentence}; the teacher is no better than the baseline."
     if effect != "gains" or np.isnan(share.low):
         return f"{sentence}."
-    return f"{sentence}; that is {share_in_words(share, taught, count)}."
+    return f"{sentence}; that is {share_in_words(share, trio)}."
 
 
-def share_in_words(share: Estimate, taught: Sequence, count: int) -> str:
-    """Of `count` seeds, those that were `taught` by a teacher among the runs."""
+def share_in_words(share: Estimate, trio: Trio) -> str:
     words = f"{100 * share.value:.0f} % of the gap to the teacher"
-    if len(taught) < count:
-        words += f" in the {len(taught)} of {count} seeds whose teacher is here"
-    bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f} %"
-    if share.over == "images":
-        bounds += ONE_SEED
+    taught, count = len(trio.threes()), len(trio.students)
+    if taught < count:
+        words += f" in the {taught} of {count} seeds whose teacher is here"
+    bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f} %{mark(share)}"
     return f"{words} (interval {'without bounds' if np.isnan(share.low) else bounds})"
 
 
@@ -487,8 +487,7 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
     )
     if share := gap_recovered(trio):
         how = "bootstrap over the test images" if share.over == "images" else "Fieller's over seeds"
-        words = share_in_words(share, taught, len(trio.students))
-        yield Text(f"The student recovers {words}: {how}.")
+        yield Text(f"The student recovers {share_in_words(share, trio)}: {how}.")
     if images is not None:
         yield Picture.of(
             f"gallery-{suffix}",

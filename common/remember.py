@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.batches import Batch, Dataset
 from common.device import Device
 from common.errors import UserError
 from common.run import load, save
-from common.train import StopSignals
+from common.train import StopSignals, progress
 
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
@@ -70,16 +69,16 @@ class RememberedLogits:
             return
         missing = self.table[view, index, 0].isnan().nonzero().squeeze(1)
         size = self.device.evaluation_batch
-        hidden = None if self.device.rank == 0 else True  # None: unless on a terminal
-        starts = range(0, len(missing), size)
-        for start in tqdm(starts, "asking the teacher", leave=False, disable=hidden):
-            stop.check()
-            chunk = missing[start : start + size]
-            self.asked += len(chunk)
-            # Filled up with repeats: the same batch size, and so the same arithmetic, every time.
-            full = chunk.repeat(-(-size // len(chunk)))[:size]
-            logits = self._compute(index[full], view[full])
-            self.table[view[chunk], index[chunk]] = logits[: len(chunk)]
+        with progress(self.device, "asking the teacher", len(missing), "image") as bar:
+            for start in range(0, len(missing), size):
+                stop.check()
+                chunk = missing[start : start + size]
+                self.asked += len(chunk)
+                # Filled up with repeats: always the same batch size, and so the same arithmetic.
+                full = chunk.repeat(-(-size // len(chunk)))[:size]
+                logits = self._compute(index[full], view[full])
+                self.table[view[chunk], index[chunk]] = logits[: len(chunk)]
+                bar.update(len(chunk))
 
     def __call__(self, batch: Batch) -> Tensor:
         if self.table is None:

@@ -176,7 +176,7 @@ class Trainer:
         view: Tensor,
         epoch: int,
         stop: StopSignals,
-        progress: tqdm | None = None,
+        bar: tqdm | None = None,
     ) -> tuple[list[float], float]:
         """Train on the views (M,) of images (M,) in order; return sums and last learning rate."""
         self.network.train()
@@ -191,8 +191,8 @@ class Trainer:
             self._replay_or_run(index[chunk], view[chunk])
             if synchronous and self.optimizer.found_inf:
                 break
-            if progress is not None:
-                progress.update()
+            if bar is not None:
+                bar.update()
         if self.device.processes > 1:
             distributed.all_reduce(self.sums)
             self._average_statistics()
@@ -355,8 +355,9 @@ def fit(
                 index, view = data.epoch(config.seed, epoch)
                 if before_epoch:
                     before_epoch(*trainer.own_part(index, view), stop)
-                with _together(device, stop), _progress(steps, epoch, config.epochs) as progress:
-                    sums, rate = trainer.train_epoch(index, view, epoch, stop, progress)
+                name = f"epoch {epoch}/{config.epochs}"
+                with _together(device, stop), progress(device, name, steps, "step") as bar:
+                    sums, rate = trainer.train_epoch(index, view, epoch, stop, bar)
                 trained = time.perf_counter()
                 last = {
                     "val_logits": trainer.evaluate(data.val_images, stop).cpu(),
@@ -459,13 +460,14 @@ def summarise(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _progress(steps: int, epoch: int, epochs: int) -> tqdm:
+def progress(device: Device, name: str, total: int, unit: str) -> tqdm:
+    """A bar on a terminal; of several processes the first one's."""
     return tqdm(
-        total=steps,
-        desc=f"epoch {epoch}/{epochs}",
-        unit="step",
+        total=total,
+        desc=name,
+        unit=unit,
         leave=False,
-        disable=not sys.stderr.isatty(),
+        disable=device.rank > 0 or not sys.stderr.isatty(),
         dynamic_ncols=True,
     )
 

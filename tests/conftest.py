@@ -153,6 +153,12 @@ class Server:
         return self.start(script, *words, faults=faults, data=data).wait()
 
 
+@pytest.fixture(scope="module")
+def server(tiny, tmp_path_factory) -> Iterator[Server]:
+    """Runs scripts on the tiny data set."""
+    yield from Server.serving(tiny, tmp_path_factory.mktemp("outputs"))
+
+
 def run_script(
     script: str, *arguments: object, check: int = 0, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess:

@@ -9,7 +9,6 @@ import sys
 import time
 
 import pandas as pd
-import pytest
 import torch
 
 from common.config import RESULTS_DIR
@@ -18,11 +17,6 @@ from conftest import CHILD, ROOT, Child, Server
 
 # 33 images a batch: parts of 17 and 16, and a last batch of 9.
 QUICK = ("--epochs", "2", "--batch-size", "33", "--precision", "float32", "--lr", "0.02")
-
-
-@pytest.fixture(scope="module")
-def server(tiny, tmp_path_factory):
-    yield from Server.serving(tiny, tmp_path_factory.mktemp("outputs"))
 
 
 def run_two(server: Server, *words: object, faults: tuple = ((), ())) -> list[Child]:

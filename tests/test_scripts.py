@@ -12,17 +12,12 @@ import common.config
 import train_student
 from common.config import LOG_COLUMNS
 from common.run import load
-from conftest import ROOT, Server, only_line, run_script
+from conftest import ROOT, only_line, run_script
 
 SCRIPTS = ("train_teacher.py", "train_baseline.py", "train_student.py", "analyze.py")
 QUICK = ("--epochs", 3, "--batch-size", 32, "--precision", "float32", "--lr", 0.02)
 FILES = {"config.json", "log.csv", "last.pt", "previous.pt", "best.pt", "predictions.npz",
          "summary.json"}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(tiny, tmp_path_factory):
-    yield from Server.serving(tiny, tmp_path_factory.mktemp("outputs"))
 
 
 @pytest.fixture(scope="module")
