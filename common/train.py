@@ -78,6 +78,10 @@ def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
     return config.lr * factor
 
 
+# f(index, view, stop): told the order and the views of each epoch before it begins.
+BeforeEpoch = Callable[[Tensor, Tensor, StopSignals], None]
+
+
 class Trainer:
     """A network, its loss and its optimizer, and how one step and one evaluation are done."""
 
@@ -122,6 +126,9 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
+        torch.set_rng_state(checkpoint["generators"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in checkpoint["generators"]:
+            torch.cuda.set_rng_state(checkpoint["generators"]["cuda"])
 
     def step(self, index: Tensor, view: Tensor) -> None:
         """One step on views (N,) of images (N,), at the learning rate in `self.rate`."""
@@ -312,23 +319,14 @@ def fit(
     config: Config,
     run: Run,
     device: Device,
-    before_epoch: Callable[[Tensor, Tensor, StopSignals], None] | None = None,
+    before_epoch: BeforeEpoch | None = None,
 ) -> None:
     """Train `network` to minimise `objective`, and leave log, checkpoints and predictions in `run`.
 
-    before_epoch(index, view, stop) is told the order and the views of each epoch beforehand.
     Goes on from the run's checkpoint if it has one. Raises Interrupted on SIGINT or SIGTERM, and
     UserError on a non-finite loss or gradient; the run folder can then be resumed.
     """
-    print(
-        f"{run.settings['name']}: {run.settings['arch']}, "
-        f"{run.settings['parameters']:,} parameters, "
-        f"{run.settings['multiply_adds'] / 1e6:.1f} M multiply-adds an image"
-    )
-    note = f"; no GPU: {device.note}" if device.note else ""
-    together = f", {device.processes} processes" if device.processes > 1 else ""
-    print(f"{device.type} ({device.name}), {device.precision}{together}{note}")
-    print(f"run folder {run.folder}", flush=True)
+    _announce(run, device)
     if run.complete:
         print("already complete: nothing to do")
         return
@@ -337,68 +335,27 @@ def fit(
     best: dict[str, Any] = {"epoch": 0, "val_accuracy": -1.0}
     last: dict[str, Any] = {}
     if run.checkpoint:
-        trainer.load_state(run.checkpoint)
         rows, best, last = (run.checkpoint[key] for key in ("rows", "best", "last"))
-        torch.set_rng_state(run.checkpoint["generators"]["cpu"])
-        if device.type == "cuda" and "cuda" in run.checkpoint["generators"]:
-            torch.cuda.set_rng_state(run.checkpoint["generators"]["cuda"])
+        trainer.load_state(run.checkpoint)
         run.save_log(rows)
         run.save_best(best["weights"], best["epoch"], best["val_accuracy"])
         print(f"resumed after epoch {len(rows)}")
     else:
         run.save_config()
-    steps = math.ceil(len(data) / config.batch_size)
     with StopSignals() as stop:
         try:
             for epoch in range(len(rows) + 1, config.epochs + 1):
-                started = time.perf_counter()
-                index, view = data.epoch(config.seed, epoch)
-                if before_epoch:
-                    before_epoch(*trainer.own_part(index, view), stop)
-                name = f"epoch {epoch}/{config.epochs}"
-                with _together(device, stop), progress(device, name, steps, "step") as bar:
-                    sums, rate = trainer.train_epoch(index, view, epoch, stop, bar)
-                trained = time.perf_counter()
-                last = {
-                    "val_logits": trainer.evaluate(data.val_images, stop).cpu(),
-                    "test_logits": trainer.evaluate(data.test_images, stop).cpu(),
-                }
-                val_loss, val_accuracy = measure(last["val_logits"], data.val_labels.cpu())
-                test_loss, test_accuracy = measure(last["test_logits"], data.test_labels.cpu())
-                if not math.isfinite(val_loss + test_loss) or not _finite(network):
-                    raise UserError(
-                        f"the weights or their outputs are not finite after epoch {epoch}, "
-                        f"step {steps}, at learning rate {rate:.3g}",
-                        "training diverged; no checkpoint was written",
-                        DIVERGED,
-                        exit_code=1,
-                    )
-                total, hard, soft, right = (value / len(data) for value in sums)
-                rows.append(
-                    {
-                        "epoch": epoch,
-                        "lr": rate,
-                        "train_loss": total,
-                        "train_hard_loss": hard,
-                        "train_soft_loss": soft if trainer.has_soft_loss else None,
-                        "train_accuracy": 100 * right,
-                        "val_loss": val_loss,
-                        "val_accuracy": val_accuracy,
-                        "test_loss": test_loss,
-                        "test_accuracy": test_accuracy,
-                        "images_per_second": len(data) / (trained - started),
-                        "seconds": time.perf_counter() - started,
-                    }
-                )
-                if improved := val_accuracy > best["val_accuracy"]:
+                row, last = _run_epoch(trainer, epoch, stop, before_epoch)
+                rows.append(row)
+                if improved := row["val_accuracy"] > best["val_accuracy"]:
                     weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
-                    best = {"epoch": epoch, "val_accuracy": val_accuracy, "weights": weights}
-                    best |= last
+                    best = {"epoch": epoch, "val_accuracy": row["val_accuracy"]}
+                    best |= {"weights": weights} | last
                 run.save_checkpoint(_checkpoint(trainer, rows, best, last, run))
                 run.save_log(rows)
                 if improved:
-                    run.save_best(best["weights"], epoch, val_accuracy)
-                _print_epoch(rows[-1], config.epochs)
+                    run.save_best(best["weights"], epoch, best["val_accuracy"])
+                _print_epoch(row, config.epochs)
             stop.check()
         except Interrupted:
             if run.resume_command:
@@ -418,13 +375,53 @@ def fit(
             },
             summary,
         )
-    print(
-        f"test accuracy: {summary['test_accuracy_selected']:.2f} % at epoch "
-        f"{summary['best_epoch']}, chosen on held-out images\n"
-        f"               {summary['test_accuracy_last']:.2f} % at the last epoch\n"
-        f"               {summary['test_accuracy_best_epoch']:.2f} % at epoch "
-        f"{summary['test_best_epoch']}, chosen on the test images themselves"
-    )
+    _print_summary(summary)
+
+
+def _run_epoch(
+    trainer: Trainer, epoch: int, stop: StopSignals, before_epoch: BeforeEpoch | None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Train one epoch and evaluate: its row of the log; held-out and test logits, on the CPU."""
+    data, config, device = trainer.data, trainer.config, trainer.device
+    steps = math.ceil(len(data) / config.batch_size)
+    started = time.perf_counter()
+    index, view = data.epoch(config.seed, epoch)
+    if before_epoch:
+        before_epoch(*trainer.own_part(index, view), stop)
+    name = f"epoch {epoch}/{config.epochs}"
+    with _together(device, stop), progress(device, name, steps, "step") as bar:
+        sums, rate = trainer.train_epoch(index, view, epoch, stop, bar)
+    trained = time.perf_counter()
+    logits = {
+        "val_logits": trainer.evaluate(data.val_images, stop).cpu(),
+        "test_logits": trainer.evaluate(data.test_images, stop).cpu(),
+    }
+    val_loss, val_accuracy = measure(logits["val_logits"], data.val_labels.cpu())
+    test_loss, test_accuracy = measure(logits["test_logits"], data.test_labels.cpu())
+    if not math.isfinite(val_loss + test_loss) or not _finite(trainer.network):
+        raise UserError(
+            f"the weights or their outputs are not finite after epoch {epoch}, "
+            f"step {steps}, at learning rate {rate:.3g}",
+            "training diverged; no checkpoint was written",
+            DIVERGED,
+            exit_code=1,
+        )
+    total, hard, soft, right = (value / len(data) for value in sums)
+    row = {
+        "epoch": epoch,
+        "lr": rate,
+        "train_loss": total,
+        "train_hard_loss": hard,
+        "train_soft_loss": soft if trainer.has_soft_loss else None,
+        "train_accuracy": 100 * right,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "images_per_second": len(data) / (trained - started),
+        "seconds": time.perf_counter() - started,
+    }
+    return row, logits
 
 
 def _checkpoint(trainer: Trainer, rows: list, best: dict, last: dict, run: Run) -> dict[str, Any]:
@@ -472,6 +469,18 @@ def progress(device: Device, name: str, total: int, unit: str) -> tqdm:
     )
 
 
+def _announce(run: Run, device: Device) -> None:
+    print(
+        f"{run.settings['name']}: {run.settings['arch']}, "
+        f"{run.settings['parameters']:,} parameters, "
+        f"{run.settings['multiply_adds'] / 1e6:.1f} M multiply-adds an image"
+    )
+    note = f"; no GPU: {device.note}" if device.note else ""
+    together = f", {device.processes} processes" if device.processes > 1 else ""
+    print(f"{device.type} ({device.name}), {device.precision}{together}{note}")
+    print(f"run folder {run.folder}", flush=True)
+
+
 def _print_epoch(row: dict[str, Any], epochs: int) -> None:
     soft = row["train_soft_loss"]
     parts = "" if soft is None else f" (hard {row['train_hard_loss']:.3f}, soft {soft:.3f})"
@@ -480,4 +489,14 @@ def _print_epoch(row: dict[str, Any], epochs: int) -> None:
         f"{row['train_accuracy']:.2f} %  held-out {row['val_accuracy']:.2f} %  "
         f"test {row['test_accuracy']:.2f} %  {row['seconds']:.1f} s",
         flush=True,
+    )
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    print(
+        f"test accuracy: {summary['test_accuracy_selected']:.2f} % at epoch "
+        f"{summary['best_epoch']}, chosen on held-out images\n"
+        f"               {summary['test_accuracy_last']:.2f} % at the last epoch\n"
+        f"               {summary['test_accuracy_best_epoch']:.2f} % at epoch "
+        f"{summary['test_best_epoch']}, chosen on the test images themselves"
     )

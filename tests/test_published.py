@@ -1,17 +1,19 @@
 """The published runs in results/: their weights, and that their commands give them again."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from common import claims, compare, records, stats
 from common.config import RESULTS_DIR
 from common.data import load
 from common.models import build
 from common.run import load as load_checkpoint
-from conftest import run_script
+from conftest import ROOT, run_script
 
 WEIGHTS = sorted(RESULTS_DIR.glob("*/*/seed-*/best.pt"))
 
@@ -48,3 +50,24 @@ def test_the_command_of_a_published_run_gives_its_first_epoch_again(tmp_path):
         assert again.equals(first)
     assert again["train_loss"] == pytest.approx(first["train_loss"], rel=0.02)
     assert again["train_accuracy"] == pytest.approx(first["train_accuracy"], abs=1)
+
+
+def test_what_the_readme_says_by_hand_of_the_claims_is_what_the_runs_say(monkeypatch):
+    """The look that was taken in between, by Pocock's bound, and single p values."""
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    published, _ = records.read_all(RESULTS_DIR)
+    notes = compare.Comparison(published).main_experiments()[0]
+    unstable, steady = claims.steadier(notes)
+    _, better = claims.better(notes)
+    assert f"the surer half (p {steady.estimate.p:.3f} by itself)" in readme
+    assert f"second half, the gain of the headline, has p {better.estimate.p:.2f}" in readme
+    blind, hard = (float(p) for p in re.findall(r"p by itself ([\d.]+)", unstable.aside))
+    assert f"blind to that fall (p {blind:.2f}), nor of the hard loss" in readme
+    assert f"which both have (p {hard:.2f})" in readme
+
+    level = 0.0294  # Pocock's, of two looks: 0.05 in all
+    assert next(v for v in claims.judge(notes) if v.claim == "C2").p > level
+    monkeypatch.setattr(stats, "LEVEL", 1 - level)
+    gain, share = claims.gain(notes), compare.gap_recovered(notes)
+    low, high = round(100 * share.low), round(100 * share.high)
+    assert f"gain is {gain.low:+.2f} to {gain.high:+.2f}, {low} to {high} % of the gap" in readme
