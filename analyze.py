@@ -286,29 +286,20 @@ def measured(part: claims.Part) -> str:
 
 def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame:
     """claims.csv: a row a statistic; a claim of two parts has two rows with one verdict."""
-    return pd.DataFrame(
-        [
-            {
-                "claim": verdict.claim,
-                "recipe": recipe,
-                "experiment": experiment,
-                "statistic": part.statistic,
-                "value": part.estimate.value,
-                "low": part.estimate.low,
-                "high": part.estimate.high,
-                "verdict": verdict.word,
-                "over": "" if np.isnan(part.estimate.low) else part.estimate.over,
-                "p": verdict.p,
-            }
-            for (recipe, experiment), each in verdicts.items()
-            for verdict in each
-            for part in verdict.parts
-        ],
-        columns=[
-            "claim", "recipe", "experiment", "statistic", "value", "low", "high", "verdict", "over",
-            "p",
-        ],
-    )  # fmt: skip
+    rows = [
+        (
+            verdict.claim, recipe, experiment, part.statistic, *part.estimate[:3], verdict.word,
+            "" if np.isnan(part.estimate.low) else part.estimate.over, verdict.p,
+        )
+        for (recipe, experiment), each in verdicts.items()
+        for verdict in each
+        for part in verdict.parts
+    ]  # fmt: skip
+    columns = [
+        "claim", "recipe", "experiment", "statistic", "value", "low", "high", "verdict",
+        "over", "p",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
 # ---------------------------------------------------------------- the page
@@ -545,7 +536,8 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
 def runs_table(comparison: Comparison) -> Table:
     words = {
         "epochs": "{} epochs", "batch_size": "batch {}", "lr": "lr {}", "schedule": "{}",
-        "weight_decay": "weight decay {}", "label_smoothing": "label smoothing {}",
+        "warmup": "warm-up {}", "weight_decay": "weight decay {}",
+        "label_smoothing": "label smoothing {}", "padding": "shifts to {}", "cutout": "cutout {}",
         "loss": "{}", "temperature": "temperature {}", "alpha": "alpha {}",
     }  # fmt: skip
 
