@@ -2,6 +2,7 @@
 
   python train_student.py                    the ResNet teacher of the recipe
   python train_student.py --teacher runs/notes/teacher-cnn/seed-0
+  python train_student.py --teacher A B      an ensemble: their logits averaged
   python train_student.py --loss dkd --temperature 2 --alpha 0.9
 
   loss = (1 - alpha) * hard + alpha * soft_weight * soft
@@ -11,8 +12,8 @@ Mind the direction: alpha weights the soft loss. Without --teacher it takes the
 ResNet of the same recipe and seed under runs/, else the published one.
 
 Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
-in runs/RECIPE/student-TEACHER/seed-SEED (student-TEACHER-LOSS for another loss
-than kd).
+in runs/RECIPE/student-TEACHER/seed-SEED, TEACHER being resnet, cnn or ensemble
+(student-TEACHER-LOSS for another loss than kd).
 """
 
 from collections.abc import Sequence
@@ -26,9 +27,9 @@ from common.data import load
 from common.device import choose_device
 from common.errors import script
 from common.loss import SOFT_LOSSES, Loss, distillation_loss
-from common.models import build, freeze
+from common.models import Ensemble, build, freeze
 from common.remember import RememberedLogits
-from common.run import describe, find_teacher, in_project, open_run, read_teacher
+from common.run import describe, find_teachers, in_project, open_run, read_teacher
 from common.train import fit
 
 
@@ -37,15 +38,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = choose_device(config)
     data = Dataset(load(config.data_dir), Views.of(config), device.type)
 
-    teacher_path = find_teacher(config)
-    print(f"teacher: {teacher_path}")
-    teacher_facts = read_teacher(teacher_path)
-    teacher = build(teacher_facts.arch)
-    teacher.load_state_dict(teacher_facts.weights)
+    teachers = [read_teacher(path) for path in find_teachers(config)]
+    for teacher in teachers:
+        print(f"teacher: {teacher.path}")
+    ensemble = Ensemble(teacher.network() for teacher in teachers)
+    digest = "+".join(teacher.digest for teacher in teachers)
     # Eval mode, no gradients, batch norm folded: from here on the teacher is a fixed function,
     # and its logits for a view of an image need be computed only once.
     teacher_logits = RememberedLogits(
-        freeze(teacher), data, device, teacher_facts.digest, teacher_path.parent
+        freeze(ensemble), data, device, digest, teachers[0].path.parent
     )
 
     torch.manual_seed(config.seed)
@@ -63,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             label_smoothing=config.label_smoothing,
         )
 
-    name = f"student-{teacher_facts.arch}"
+    name = f"student-{teachers[0].arch if len(teachers) == 1 else 'ensemble'}"
     if config.loss != "kd":  # the notes' students keep their name to themselves
         name += f"-{config.loss}"
     facts = describe(student, "student", name, "small-cnn", data.digest) | device.facts()
-    facts |= {"teacher": in_project(teacher_path), "teacher_sha256": teacher_facts.digest}
+    facts |= {"teacher": [in_project(t.path) for t in teachers], "teacher_sha256": digest}
     with open_run(config.folder(name), config, facts) as run:
         try:
             fit(student, loss, data, config, run, device, before_epoch=teacher_logits.prepare)

@@ -28,7 +28,7 @@ from common.errors import UserError, script
 from common.loss import SOFT_LOSSES, distillation_loss
 from common.models import build, freeze
 from common.remember import RememberedLogits
-from common.run import Teacher, find_teacher, read_teacher
+from common.run import Teacher, find_teachers, read_teacher
 from common.train import StopSignals, Trainer, measure
 
 GOAL = 93.05
@@ -43,9 +43,7 @@ SETTINGS = [
 
 def seconds_to_goal(config: StudentConfig, teacher: Teacher, data: Dataset, device: Device) -> dict:
     """One student of `config.seed`: training seconds until it passes GOAL, or all if never."""
-    frozen = build(teacher.arch)
-    frozen.load_state_dict(teacher.weights)
-    answers = RememberedLogits(freeze(frozen), data, device, teacher.digest, None)
+    answers = RememberedLogits(freeze(teacher.network()), data, device, teacher.digest, None)
     torch.manual_seed(config.seed)
 
     def loss(student_logits, batch):
@@ -85,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     first = StudentConfig.parse("", settings)
     device = choose_device(first)
     data = Dataset(load(first.data_dir), Views.of(first), device.type)
-    teacher = read_teacher(find_teacher(first))
+    teacher = read_teacher(find_teachers(first)[0])
     setting_up = time.perf_counter() - start
     runs = []
     for seed in range(args.seeds):

@@ -135,9 +135,14 @@ def _nearest(text: str, names: Sequence[str]) -> str:
     return f" (did you mean {bare[near[0]]}?)" if near else ""
 
 
-def setting(parse: Callable[[str], Any] | None, text: str, default: Any = None) -> Any:
-    """A field with its command line: the parser of its value (None for a switch) and its help."""
-    return field(default=default, metadata={"parse": parse, "help": text})
+def setting(
+    parse: Callable[[str], Any] | None, text: str, default: Any = None, **options: Any
+) -> Any:
+    """A field with its command line: the parser of its value (None for a switch) and its help.
+
+    options: what else argparse's add_argument takes.
+    """
+    return field(default=default, metadata={"parse": parse, "help": text, "options": options})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +205,8 @@ class Config:
                 parser.add_argument(flag, action=switch, help=text)
             else:
                 metavar = getattr(parse, "metavar", each.name.upper())
-                parser.add_argument(flag, type=parse, metavar=metavar, help=text)
+                options = each.metadata["options"]
+                parser.add_argument(flag, type=parse, metavar=metavar, help=text, **options)
         given = vars(parser.parse_args(argv))
         if given.get("resume") and given.get("overwrite"):
             parser.error("--resume and --overwrite exclude each other")
@@ -243,10 +249,12 @@ class BaselineConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(Config):
-    teacher: str | None = setting(
+    teacher: list[str] | None = setting(
         path,
         "best.pt of the teacher, or its run folder (default: the ResNet of the same recipe "
-        "and seed under runs/, else the published one)",
+        "and seed under runs/, else the published one); several are an ensemble",
+        nargs="+",
+        action="extend",
     )
     temperature: float = setting(positive, "softens both networks' outputs in the soft loss")
     alpha: float = setting(unit, "weight of the soft loss; the hard loss has 1 - alpha")

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import distributed
+from torch import distributed, nn
 
 from common.config import (
     FREE,
@@ -145,27 +145,33 @@ def in_project(path: Path) -> str:
 
 
 class Teacher(NamedTuple):
+    path: Path
     arch: str
     weights: dict[str, torch.Tensor]
     digest: str  # SHA-256 of the file
 
+    def network(self) -> nn.Module:
+        network = build(self.arch)
+        network.load_state_dict(self.weights)
+        return network
 
-def find_teacher(config: StudentConfig) -> Path:
-    """The best.pt that a student's configuration names, or the default one.
+
+def find_teachers(config: StudentConfig) -> list[Path]:
+    """The best.pt of each teacher that a student's configuration names, or the default one.
 
     By default the ResNet of the same recipe and seed under runs/; else the published one of that
     seed, or of the lowest seed there is. Raises UserError if there is none.
     """
     if config.teacher is not None:
-        path = Path(config.teacher)
-        return path / "best.pt" if os.path.isdir(path) else path
+        paths = map(Path, config.teacher)
+        return [path / "best.pt" if os.path.isdir(path) else path for path in paths]
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
     by_seed = sorted(published.glob("seed-*"), key=lambda path: (len(path.name), path.name))
     for folder in (own, published / own.name, *by_seed):
         # A teacher still in training has a best.pt too, but not yet its final one.
         if (folder / "best.pt").exists() and (folder / "summary.json").exists():
-            return folder / "best.pt"
+            return [folder / "best.pt"]
     raise UserError(
         "no teacher",
         f"neither {own} nor {published} holds a finished run with a best.pt",
@@ -210,7 +216,7 @@ def read_teacher(path: Path) -> Teacher:
             str(error),
             "name the best.pt of a run of train_teacher.py with --teacher",
         ) from error
-    return Teacher(arch, weights, digest)
+    return Teacher(path, arch, weights, digest)
 
 
 class Run:

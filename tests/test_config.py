@@ -80,14 +80,16 @@ def words_of(config) -> list[str]:
         elif isinstance(value, bool):
             words += [flag] if value else []
         elif value is not None:
-            words.append(f"{flag}={value}")
+            values = value if isinstance(value, list) else [value]
+            words += [f"{flag}={each}" for each in values]
     return words
 
 
 finite = st.floats(min_value=0, allow_infinity=False)
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 below_one = st.floats(min_value=0, max_value=1, exclude_max=True)
-paths = st.none() | st.text(min_size=1).filter(lambda text: "\0" not in text)
+names = st.text(min_size=1).filter(lambda text: "\0" not in text)
+paths = st.none() | names
 common_values = {
     "recipe": st.sampled_from(list(RECIPES)),
     "epochs": st.integers(1, 1_000_000),
@@ -116,7 +118,7 @@ own_values = {
     TeacherConfig: {"arch": st.sampled_from(["resnet", "cnn"])},
     BaselineConfig: {},
     StudentConfig: {
-        "teacher": paths,
+        "teacher": st.none() | st.lists(names, min_size=1),
         "temperature": positive,
         "alpha": st.floats(0, 1),
         "soft_weight": finite,

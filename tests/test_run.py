@@ -20,7 +20,7 @@ from common.run import (
     FILES,
     Run,
     describe,
-    find_teacher,
+    find_teachers,
     in_project,
     load,
     open_run,
@@ -396,20 +396,20 @@ def put(folder, complete=True):
 def test_the_default_teacher_is_ones_own_of_the_seed_else_a_published_one(places):
     student = quick_config(StudentConfig, seed=3)
     with pytest.raises(UserError, match="no teacher; .*; run `python train_teacher.py --recipe"):
-        find_teacher(student)
+        find_teachers(student)
     lowest = put(places / "results" / "notes" / "teacher-resnet" / "seed-2")
     put(places / "results" / "notes" / "teacher-resnet" / "seed-10")
     put(places / "results" / "best" / "teacher-resnet" / "seed-3")
     put(places / "runs" / "notes" / "teacher-cnn" / "seed-3")
-    assert find_teacher(student) == lowest
+    assert find_teachers(student) == [lowest]
     same_seed = put(places / "results" / "notes" / "teacher-resnet" / "seed-3")
-    assert find_teacher(student) == same_seed
+    assert find_teachers(student) == [same_seed]
     own = put(places / "runs" / "notes" / "teacher-resnet" / "seed-3", complete=False)
-    assert find_teacher(student) == same_seed  # its training goes on
+    assert find_teachers(student) == [same_seed]  # its training goes on
     (own.parent / "summary.json").touch()
-    assert find_teacher(student) == own
-    assert find_teacher(quick_config(StudentConfig, teacher=lowest.parent)) == lowest
-    assert find_teacher(quick_config(StudentConfig, teacher=lowest)) == lowest
+    assert find_teachers(student) == [own]
+    both = StudentConfig.parse("", ["--teacher", str(lowest.parent), str(same_seed)])
+    assert find_teachers(both) == [lowest, same_seed]  # of a folder, and of a file
 
 
 def test_a_teacher_comes_back_with_its_weights_and_digest(tmp_path):
