@@ -120,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def published_teachers(records: Sequence[Record]) -> list[Record]:
     """The published teachers of students whose own recipe has no teacher of that kind here."""
     here = {(record.recipe, record.name) for record in records}
-    wanted = {record.config.get("teacher_sha256") for record in records}
-    wanted -= {record.weights_sha256 for record in records} | {None}
+    wanted = {digest for record in records for digest in record.teacher_digests}
+    wanted -= {record.weights_sha256 for record in records} | {""}
     return [
         record
         for record in (read_all(RESULTS_DIR)[0] if wanted else [])

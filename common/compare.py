@@ -10,7 +10,7 @@ import pandas as pd
 
 from common import claims, stats
 from common.claims import Trio
-from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, differing, order
+from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, differing, ensemble, order
 from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
@@ -20,7 +20,8 @@ class Comparison:
     """The complete runs among `records`, by recipe and network.
 
     A network is compared with the baselines of its own recipe and seeds. A student's teacher is
-    the one whose best.pt has the digest that the student's config.json recorded.
+    the one whose best.pt has the digest that the student's config.json recorded, or the ensemble
+    of those.
     """
 
     def __init__(self, records: list[Record]):
@@ -57,7 +58,7 @@ class Comparison:
         runs = [run for run in self.groups.get((recipe, name), []) if run.seed in baselines]
         if name == against or not runs or runs[0].role == "teacher":
             return None
-        teachers = {t.folder: t for run in runs if (t := self.teacher_of(run))}
+        teachers = {t.weights_sha256: t for run in runs if (t := self.teacher_of(run))}
         pairs = [baselines[run.seed] for run in runs]
         return Trio(recipe, experiment, list(teachers.values()), pairs, runs)
 
@@ -103,7 +104,14 @@ class Comparison:
                 [run.config.get("teacher_sha256") for run in pair]
                 for pair in (trio.pairs() if trio else ())
             ]
-            if any(own not in (None, of_kd) for of_kd, own in teachers):
+            ensembles = [members for run in runs if len(members := self.members(run)) > 1]
+            if ensembles:
+                right = np.mean([ensemble(members).right.mean() for members in ensembles])
+                remarks.append(
+                    f"{name} had an ensemble as its teacher, {100 * right:.2f} % right on the test "
+                    f"images: {' and '.join(member.name for member in ensembles[0])}"
+                )
+            elif any(own not in (None, of_kd) for of_kd, own in teachers):
                 remarks.append(f"{name} had another teacher than the student of its seed")
         return remarks
 
@@ -117,7 +125,13 @@ class Comparison:
                 if student.seed == run.seed
             ]
             return next((t for s in students if (t := self.teacher_of(s))), None)
-        return self.teachers.get(run.config.get("teacher_sha256"))
+        members = self.members(run)
+        return ensemble(members) if members else None
+
+    def members(self, run: Record) -> list[Record]:
+        """A student's teacher, or those of its ensemble; none if one is not among the runs."""
+        found = [self.teachers.get(digest) for digest in run.teacher_digests]
+        return [] if None in found else found
 
     def missing(self) -> list[str]:
         """What an experiment lacks, and the command that makes it."""
@@ -126,7 +140,7 @@ class Comparison:
             teacher.folder
             for (recipe, _), runs in self.groups.items()
             for run in runs
-            if run.role == "student" and (teacher := self.teacher_of(run))
+            for teacher in self.members(run)
             if teacher.recipe != recipe
         }
         for recipe in self.recipes:

@@ -4,12 +4,14 @@ Nothing in a folder is trusted: a run that cannot be read whole is left out and 
 """
 
 import csv
+import dataclasses
 import io
 import json
 import math
 import re
 import textwrap
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +65,11 @@ class Record:
         return self.config["role"]
 
     @property
+    def teacher_digests(self) -> list[str]:
+        """Of a student: the digest of its teacher's best.pt, or of each of an ensemble."""
+        return (self.config.get("teacher_sha256") or "").split("+")
+
+    @property
     def best_row(self) -> pd.Series:
         """The log's row of the epoch chosen on held-out images (the first of equal ones)."""
         return self.log.loc[self.log["val_accuracy"].idxmax()]
@@ -76,6 +83,19 @@ class Record:
     def right(self) -> np.ndarray:
         """Which test images the chosen weights get right: (N,) bool."""
         return self.predicted == self.labels
+
+
+def ensemble(members: Sequence[Record]) -> Record:
+    """The first of the members, answering with the mean of all their logits."""
+    if len(members) == 1:
+        return members[0]
+    return dataclasses.replace(
+        members[0],
+        name="ensemble",
+        weights_sha256="+".join(member.weights_sha256 for member in members),
+        logits=np.mean([member.logits for member in members], axis=0),
+        val_logits=np.mean([member.val_logits for member in members], axis=0),
+    )
 
 
 class Unreadable(Exception):

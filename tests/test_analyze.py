@@ -304,6 +304,29 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     assert "student-mine − student-resnet" in (out / "report.md").read_text()
 
 
+def test_an_ensemble_of_teachers_answers_with_the_mean_of_their_logits(small, reported, tmp_path):
+    digests = "+".join(f"teacher-resnet-{seed}" for seed in range(2))
+    for seed in range(2):
+        fake.write_run(small, "student-ensemble", seed, teacher_sha256=digests, **SMALL)
+    code, table, _ = reported(small)
+    assert code == 0
+    teachers, baselines, students = (
+        [records.read(small / "notes" / name / f"seed-{seed}") for seed in range(2)]
+        for name in ("teacher-resnet", "baseline", "student-ensemble")
+    )
+    answers = np.mean([teacher.logits for teacher in teachers], axis=0)
+    right = 100 * (answers.argmax(1) == baselines[0].labels).mean()
+    assert (
+        f"student-ensemble had an ensemble as its teacher, {right:.2f} % right on the test images: "
+        "teacher-resnet and teacher-resnet"
+    ) in (tmp_path / "out" / "report.md").read_text()
+    row = table.set_index("name").loc["student-ensemble"]
+    agreement = [100 * (run.predicted == answers.argmax(1)).mean() for run in students]
+    assert row["agreement_with_teacher"] == pytest.approx(np.mean(agreement))
+    gap = np.mean([right - 100 * run.right.mean() for run in baselines])
+    assert row["gap_recovered"] == pytest.approx(row["delta"] / gap)
+
+
 def test_a_teacher_is_known_by_its_weights_not_by_its_seed(small, reported):
     """The student of seed 0 had the teacher of seed 1, and the other way round."""
     for seed in range(2):

@@ -163,6 +163,25 @@ def test_another_loss_is_a_network_of_another_name(runs, tiny_data, tmp_path, mo
     assert (tmp_path / "notes" / "student-resnet-dkd" / "seed-0" / "summary.json").exists()
 
 
+def test_several_teachers_are_an_ensemble(runs, tmp_path, server):
+    """Twice the same one teaches as that one alone, to the last bit."""
+    folder, _ = runs
+    one, out = folder / "teacher-resnet" / "seed-3", tmp_path / "seed-3"
+    words = ("train_student.py", *QUICK, "--seed", 3, "--out", out, "--teacher", one)
+    done = server.run(*words, one / "best.pt")
+    assert done.code == 0, done.err
+    assert "already complete" in server.run(*words, "--teacher", one, "--resume").out
+    assert server.run(*words, "--resume").code == 2  # another teacher
+    config = json.loads((out / "config.json").read_text())
+    digest = json.loads((one / "summary.json").read_text())["weights_sha256"]
+    assert config["name"] == "student-ensemble"
+    assert config["teacher"] == [str(one / "best.pt")] * 2
+    assert config["teacher_sha256"] == f"{digest}+{digest}"
+    columns = ["epoch", "train_loss", "train_soft_loss", "val_loss", "test_loss"]
+    logs = [pd.read_csv(run / "log.csv") for run in (out, folder / "student-resnet" / "seed-3")]
+    pd.testing.assert_frame_equal(*(log[columns] for log in logs), check_exact=True)
+
+
 def test_the_readmes_lines_load_a_student(runs, tiny_data, monkeypatch):
     """The very lines: a student from its best.pt, images as they are on disk, ten logits."""
     from common.data import load as load_data
