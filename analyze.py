@@ -74,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     records, problems = read_all(root)
-    for teacher in published_teachers(records):
+    lent = published_teachers(records)
+    for teacher in lent:
         print(f"teacher: the published {teacher.folder}")
-        records.append(teacher)
-    comparison = Comparison(records)
+    comparison = Comparison(records, lent)
     problems += comparison.missing()
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
@@ -118,15 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def published_teachers(records: Sequence[Record]) -> list[Record]:
-    """The published teachers of students whose own recipe has no teacher of that kind here."""
-    here = {(record.recipe, record.name) for record in records}
+    """The published teachers among those of the students here."""
     wanted = {digest for record in records for digest in record.teacher_digests}
-    wanted -= {record.weights_sha256 for record in records} | {""}
-    return [
-        record
-        for record in (read_all(RESULTS_DIR)[0] if wanted else [])
-        if record.weights_sha256 in wanted and (record.recipe, record.name) not in here
-    ]
+    wanted -= {record.weights_sha256 for record in records}
+    published = read_all(RESULTS_DIR)[0] if wanted else []
+    return [record for record in published if record.weights_sha256 in wanted]
 
 
 # ---------------------------------------------------------------- words and tables
@@ -539,6 +535,7 @@ def runs_table(comparison: Comparison) -> Table:
         "warmup": "warm-up {}", "weight_decay": "weight decay {}",
         "label_smoothing": "label smoothing {}", "padding": "shifts to {}", "cutout": "cutout {}",
         "loss": "{}", "temperature": "temperature {}", "alpha": "alpha {}",
+        "soft_weight": "soft weight {}",
     }  # fmt: skip
 
     def settings(config: dict) -> str:
@@ -599,6 +596,8 @@ def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
             f"Recipe `{recipe}`, accuracies in %:\n\n"
             + markdown_table(columns, [[row[key] for key in columns] for row in rows])
         )
+        if own := own_in_words(comparison, recipe):
+            parts.append("\n".join(f"- {line}" for line in own))
     if any(ONE_SEED in part for part in parts):
         parts.append(ONE_SEED_EXPLAINED)
     parts.append("![Test accuracy by epoch](results/headline.png)")

@@ -27,8 +27,8 @@ from common.data import load
 from common.device import choose_device
 from common.errors import script
 from common.loss import SOFT_LOSSES, Loss, distillation_loss
-from common.models import Ensemble, build, freeze
-from common.remember import RememberedLogits
+from common.models import build, freeze
+from common.remember import Ensemble, RememberedLogits
 from common.run import describe, find_teachers, in_project, open_run, read_teacher
 from common.train import fit
 
@@ -41,12 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     teachers = [read_teacher(path) for path in find_teachers(config)]
     for teacher in teachers:
         print(f"teacher: {teacher.path}")
-    ensemble = Ensemble(teacher.network() for teacher in teachers)
-    digest = "+".join(teacher.digest for teacher in teachers)
-    # Eval mode, no gradients, batch norm folded: from here on the teacher is a fixed function,
+    # Eval mode, no gradients, batch norm folded: from here on a teacher is a fixed function,
     # and its logits for a view of an image need be computed only once.
-    teacher_logits = RememberedLogits(
-        freeze(ensemble), data, device, digest, teachers[0].path.parent
+    teacher_logits = Ensemble(
+        RememberedLogits(freeze(t.network()), data, device, t.digest, t.path.parent)
+        for t in teachers
     )
 
     torch.manual_seed(config.seed)
@@ -68,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.loss != "kd":  # the notes' students keep their name to themselves
         name += f"-{config.loss}"
     facts = describe(student, "student", name, "small-cnn", data.digest) | device.facts()
-    facts |= {"teacher": [in_project(t.path) for t in teachers], "teacher_sha256": digest}
+    facts["teacher"] = [in_project(teacher.path) for teacher in teachers]
+    facts["teacher_sha256"] = "+".join(teacher.digest for teacher in teachers)
     with open_run(config.folder(name), config, facts) as run:
         try:
             fit(student, loss, data, config, run, device, before_epoch=teacher_logits.prepare)

@@ -21,13 +21,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.batches import Dataset, Views
-from common.config import Parser, StudentConfig, path, positive_int
+from common.config import Parser, StudentConfig, positive_int
 from common.data import load
 from common.device import Device, choose_device
 from common.errors import UserError, script
 from common.loss import SOFT_LOSSES, distillation_loss
 from common.models import build, freeze
-from common.remember import RememberedLogits
+from common.remember import Ensemble, RememberedLogits
 from common.run import Teacher, find_teachers, read_teacher
 from common.train import StopSignals, Trainer, measure
 
@@ -41,9 +41,13 @@ SETTINGS = [
 # fmt: on
 
 
-def seconds_to_goal(config: StudentConfig, teacher: Teacher, data: Dataset, device: Device) -> dict:
+def seconds_to_goal(
+    config: StudentConfig, teachers: list[Teacher], data: Dataset, device: Device
+) -> dict:
     """One student of `config.seed`: training seconds until it passes GOAL, or all if never."""
-    answers = RememberedLogits(freeze(teacher.network()), data, device, teacher.digest, None)
+    answers = Ensemble(
+        RememberedLogits(freeze(t.network()), data, device, t.digest, None) for t in teachers
+    )
     torch.manual_seed(config.seed)
 
     def loss(student_logits, batch):
@@ -74,21 +78,20 @@ def seconds_to_goal(config: StudentConfig, teacher: Teacher, data: Dataset, devi
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--teacher", type=path, help="best.pt or run folder (default: published)")
     parser.add_argument("--seeds", type=positive_int, default=5, help="how many (default: 5)")
     parser.add_argument("--json", action="store_true", help="for machines")
     args, rest = parser.parse_known_args(argv)
-    settings = [*SETTINGS, *rest] + (["--teacher", args.teacher] if args.teacher else [])
+    settings = [*SETTINGS, *rest]
     start = time.perf_counter()
     first = StudentConfig.parse("", settings)
     device = choose_device(first)
     data = Dataset(load(first.data_dir), Views.of(first), device.type)
-    teacher = read_teacher(find_teachers(first)[0])
+    teachers = [read_teacher(path) for path in find_teachers(first)]
     setting_up = time.perf_counter() - start
     runs = []
     for seed in range(args.seeds):
         config = StudentConfig.parse("", [*settings, "--seed", str(seed)])
-        runs.append(seconds_to_goal(config, teacher, data, device))
+        runs.append(seconds_to_goal(config, teachers, data, device))
         if not args.json:
             run = runs[-1]
             word = "passed" if run["passed"] else "never passed"

@@ -24,11 +24,17 @@ class Comparison:
     of those.
     """
 
-    def __init__(self, records: list[Record]):
+    def __init__(self, records: list[Record], lent: Sequence[Record] = ()):
+        """lent: teachers of these runs' students from elsewhere. They are no seeds of a row that
+        has runs of its own."""
         groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
         for record in records:
             if record.complete:
                 groups[record.recipe, record.name].append(record)
+        here = set(groups)
+        for teacher in lent:
+            if (teacher.recipe, teacher.name) not in here:
+                groups[teacher.recipe, teacher.name].append(teacher)
         self.unfinished = {(r.recipe, r.name) for r in records if not r.complete}
         self.recipes = sorted({recipe for recipe, _ in groups}, reverse=True)  # notes, best
         self.groups = {
@@ -37,9 +43,8 @@ class Comparison:
         }
         self.teachers = {
             run.weights_sha256: run
-            for runs in self.groups.values()
-            for run in runs
-            if run.role == "teacher"
+            for run in (*records, *lent)
+            if run.complete and run.role == "teacher"
         }
 
     def of(self, recipe: str) -> dict[str, list[Record]]:
@@ -91,7 +96,7 @@ class Comparison:
         return self.trio(recipe, name, against=f"student-{EXPERIMENTS[2]}")
 
     def remarks(self, recipe: str) -> list[str]:
-        """Why a comparison with a network of one's own may be unfair, in words."""
+        """Why a comparison with a network of one's own may be unfair, in words; and ensembles."""
         remarks = []
         for name in self.own(recipe):
             runs = self.groups[recipe, name]
@@ -100,19 +105,17 @@ class Comparison:
                 if what := differing(base, runs[0], ignored):
                     remarks.append(f"{name} differs from the baseline in {what}")
             trio = self.against_kd(recipe, name)
-            teachers = [
-                [run.config.get("teacher_sha256") for run in pair]
-                for pair in (trio.pairs() if trio else ())
+            digests = [
+                [run.teacher_digests for run in pair] for pair in (trio.pairs() if trio else ())
             ]
-            ensembles = [members for run in runs if len(members := self.members(run)) > 1]
-            if ensembles:
-                right = np.mean([ensemble(members).right.mean() for members in ensembles])
-                remarks.append(
-                    f"{name} had an ensemble as its teacher, {100 * right:.2f} % right on the test "
-                    f"images: {' and '.join(member.name for member in ensembles[0])}"
-                )
-            elif any(own not in (None, of_kd) for of_kd, own in teachers):
+            if any(own not in ([], of_kd) for of_kd, own in digests):
                 remarks.append(f"{name} had another teacher than the student of its seed")
+        taught = {tuple(run.teacher_digests): run for run in sum(self.of(recipe).values(), [])}
+        for members in map(self.members, taught.values()):
+            if len(members) > 1:
+                names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in members)
+                right = 100 * ensemble(members).right.mean()
+                remarks.append(f"the ensemble of {names} has a test accuracy of {right:.2f} %")
         return remarks
 
     def teacher_of(self, run: Record) -> Record | None:
@@ -130,8 +133,8 @@ class Comparison:
 
     def members(self, run: Record) -> list[Record]:
         """A student's teacher, or those of its ensemble; none if one is not among the runs."""
-        found = [self.teachers.get(digest) for digest in run.teacher_digests]
-        return [] if None in found else found
+        known = [self.teachers[d] for d in run.teacher_digests if d in self.teachers]
+        return known if len(known) == len(run.teacher_digests) else []
 
     def missing(self) -> list[str]:
         """What an experiment lacks, and the command that makes it."""

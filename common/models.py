@@ -5,8 +5,6 @@ normalised, and return logits (N, 10). They normalise uint8 themselves, so that 
 all that is needed to use a network elsewhere.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -53,21 +51,6 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         residual = self.second(functional.relu(self.first(x), inplace=True))
         return functional.relu(residual + self.shortcut(x), inplace=True)
-
-
-class Ensemble(nn.Module):
-    """Mean of the members' logits, (N, 10) float32.
-
-    Softened, it is the normalised geometric mean of their softened outputs, at any temperature
-    (Hinton, Vinyals, Dean 2015). An ensemble of one answers as that one.
-    """
-
-    def __init__(self, members: Iterable[nn.Module]):
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([member(images).float() for member in self.members]).mean(0)
 
 
 class GlobalMean(nn.Module):

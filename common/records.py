@@ -67,7 +67,8 @@ class Record:
     @property
     def teacher_digests(self) -> list[str]:
         """Of a student: the digest of its teacher's best.pt, or of each of an ensemble."""
-        return (self.config.get("teacher_sha256") or "").split("+")
+        digests = self.config.get("teacher_sha256")
+        return digests.split("+") if digests else []
 
     @property
     def best_row(self) -> pd.Series:
@@ -295,6 +296,11 @@ def inconsistencies(records: list[Record]) -> list[str]:
         for other in group[1:]:
             if what := differing(group[0], other, NOT_SETTINGS):
                 problems.append(f"{other.folder}: not the settings of {group[0].folder} ({what})")
+        problems += [
+            f"{run.folder} holds a run of {own}, and counts as {name} by its folder"
+            for run in group
+            if name in NAMES and (own := run.config.get("name", name)) != name
+        ]
         twin = groups.get((recipe, "baseline"), group)[0]
         what = differing(twin, group[0], (NOT_SETTINGS | LOSS_SETTINGS) - {"precision"})
         if what and group[0].role == "student" and name in NAMES:

@@ -6,6 +6,7 @@ next run with the same teacher sees them again; the teacher's answer does not ch
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from common.errors import UserError
 from common.run import load, save
 from common.train import StopSignals, progress
 
+KEEP_SHARE = 0.1  # of the table, how much may be lost by a kill: writing takes its time
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
 
@@ -37,11 +39,13 @@ class RememberedLogits:
         self.data = data
         self.device = device
         self.table: Tensor | None = None
-        self.asked = 0  # how many answers were computed, for tests and benchmarks
+        self.asked = 0  # how many answers were computed
+        self.kept = 0  # how many of them are in the table on disk
         views = data.views
         self.key = {
             "network": digest, "data": data.digest, "views": list(astuple(views)),
-            "computed": [device.type, device.name, device.precision, str(torch.__version__)],
+            "computed": [device.type, device.name, device.precision, str(torch.__version__),
+                         torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()],
         }  # fmt: skip
         name = hashlib.sha256(repr(self.key).encode()).hexdigest()[:12]
         self.path = folder / f"logits-{name}.pt" if folder else None
@@ -58,8 +62,7 @@ class RememberedLogits:
                     return table.to(self.device.type)
         return torch.full(shape, torch.nan).to(self.device.type)
 
-    def _compute(self, index: Tensor, view: Tensor) -> Tensor:
-        images = self.data.batch(index, view).images
+    def _compute(self, images: Tensor) -> Tensor:
         with torch.no_grad(), self.device.autocast():
             return self.network(images).float()
 
@@ -76,13 +79,15 @@ class RememberedLogits:
                 self.asked += len(chunk)
                 # Filled up with repeats: always the same batch size, and so the same arithmetic.
                 full = chunk.repeat(-(-size // len(chunk)))[:size]
-                logits = self._compute(index[full], view[full])
+                logits = self._compute(self.data.batch(index[full], view[full]).images)
                 self.table[view[chunk], index[chunk]] = logits[: len(chunk)]
                 bar.update(len(chunk))
+        if self.asked - self.kept > KEEP_SHARE * self.table[..., 0].numel():  # a kill may come
+            self.keep()
 
     def __call__(self, batch: Batch) -> Tensor:
         if self.table is None:
-            return self._compute(batch.index, batch.view)
+            return self._compute(batch.images)
         return self.table[batch.view, batch.index]
 
     def keep(self) -> None:
@@ -90,6 +95,29 @@ class RememberedLogits:
 
         Of several processes each has asked for its part of the images only: nothing is kept.
         """
-        if self.asked and self.table is not None and self.path and self.device.processes == 1:
+        if self.asked > self.kept and self.path and self.device.processes == 1:
+            self.kept = self.asked
             with contextlib.suppress(UserError):
                 save(self.path, {"key": self.key, "table": self.table.cpu()})
+
+
+class Ensemble:
+    """The mean of its members' logits: (N, 10) float32, of one member that member's own.
+
+    Its softened outputs are the geometric mean of theirs, normalised, at any temperature (Hinton,
+    Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network).
+    """
+
+    def __init__(self, members: Iterable[RememberedLogits]):
+        self.members = list(members)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return torch.stack([member(batch) for member in self.members]).mean(0)
+
+    def prepare(self, index: Tensor, view: Tensor, stop: StopSignals) -> None:
+        for member in self.members:
+            member.prepare(index, view, stop)
+
+    def keep(self) -> None:
+        for member in self.members:
+            member.keep()

@@ -181,12 +181,18 @@ def find_teachers(config: StudentConfig) -> list[Path]:
 
 
 def read_teacher(path: Path) -> Teacher:
-    """Load a teacher's best.pt. Raises UserError if it is missing, damaged, or not a teacher's."""
+    """Load a teacher's best.pt.
+
+    Raises UserError if it is missing, damaged, not a teacher's, or not yet its final one.
+    """
     try:
         digest = file_digest(path)
         content = load(path)
         if file_digest(path) != digest:
             raise ValueError("it was replaced while it was read: its run still goes on")
+        unfinished = not (path.parent / "summary.json").exists()
+        if unfinished and (path.parent / "config.json").exists():
+            raise ValueError("its training is not finished: go on with it first")
         if not {"arch", "role", "weights"} <= content.keys():
             raise ValueError("it is not the best.pt of a run")
         arch, role, weights = content["arch"], content["role"], content["weights"]
@@ -345,6 +351,8 @@ class Run:
         def changes(keys: list[str]) -> str:
             return ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys)
 
+        if "teacher_sha256" in refused:
+            refused.append("teacher")  # its path says more
         if refused:
             raise UserError(
                 f"{self.folder} holds a run with other settings",

@@ -317,8 +317,8 @@ def test_an_ensemble_of_teachers_answers_with_the_mean_of_their_logits(small, re
     answers = np.mean([teacher.logits for teacher in teachers], axis=0)
     right = 100 * (answers.argmax(1) == baselines[0].labels).mean()
     assert (
-        f"student-ensemble had an ensemble as its teacher, {right:.2f} % right on the test images: "
-        "teacher-resnet and teacher-resnet"
+        "the ensemble of notes/teacher-resnet/seed-0 and notes/teacher-resnet/seed-1 has a test "
+        f"accuracy of {right:.2f} %"
     ) in (tmp_path / "out" / "report.md").read_text()
     row = table.set_index("name").loc["student-ensemble"]
     agreement = [100 * (run.predicted == answers.argmax(1)).mean() for run in students]
@@ -380,8 +380,22 @@ def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeyp
     teacher = published / "notes" / "teacher-resnet" / "seed-0"
     assert f"teacher: the published {teacher}\n" in printed and "Experiment 2" in printed
     fake.write_run(own, "teacher-resnet", 1, **SMALL)  # a row of its own kind is not mixed with it
-    assert analyze.main(["--runs", str(own), "--out", str(tmp_path / "out")]) == 1
-    assert "has a teacher that is not among these runs" in capsys.readouterr().err
+    both = "teacher-resnet-0+teacher-resnet-1"
+    fake.write_run(own, "student-ensemble", 0, teacher_sha256=both, **SMALL)
+    assert analyze.main(["--runs", str(own), "--out", str(tmp_path / "out")]) == 0
+    assert "the ensemble of notes/teacher-resnet/seed-0 and notes/teach" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out" / "results.csv").set_index("name")
+    mine = records.read(own / "notes" / "teacher-resnet" / "seed-1")
+    assert table["test_selected"]["teacher-resnet"] == pytest.approx(100 * mine.right.mean())
+    assert table["agreement_with_teacher"][["student-resnet", "student-ensemble"]].notna().all()
+
+
+def test_a_run_in_another_networks_folder_is_named(small, reported):
+    folder = small / "notes" / "student-resnet" / "seed-1"
+    change(folder / "config.json", name="student-ensemble")
+    code, _, errors = reported(small)
+    assert code == 1
+    assert f"{folder} holds a run of student-ensemble, and counts as student-resnet" in errors
 
 
 def test_a_teacher_lent_by_another_recipe_leaves_nothing_missing(tmp_path, reported):
@@ -787,6 +801,7 @@ MARKED = "# Title\n\n{}\nold\n{}\n\nmiddle\n{}\nold\n{}\n\ntail\n".format(*MARKS
 def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(MARKED)
+    fake.write_run(small, "student-mine", 0, teacher_sha256="teacher-resnet-0", lr=0.05, **SMALL)
     reported(small, "--readme", readme)
     first = readme.read_text()
     head, block, middle, claims, tail = re.split("|".join(map(re.escape, MARKS)), first)
@@ -795,6 +810,7 @@ def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_
     assert re.findall(r"^\| (C\d) ", claims, re.MULTILINE) == [f"C{i}" for i in range(1, 9)]
     assert "**Experiment 2, recipe notes: distillation" in block
     assert "| student-resnet | 175.0 K | 2 |" in block and "| 93.05 |" in block
+    assert "\n- student-mine differs from the baseline in lr: " in block
     assert (tmp_path / re.search(r"!\[.*\]\((.*)\)", block)[1]).exists()
     reported(small, "--readme", readme)
     assert readme.read_text() == first

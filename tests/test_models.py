@@ -7,7 +7,6 @@ from common.models import (
     NETWORKS,
     STD,
     ConvNorm,
-    Ensemble,
     Normalize,
     build,
     count_multiply_adds,
@@ -103,17 +102,6 @@ def test_a_frozen_network_is_the_same_function(name):
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
     assert not any(isinstance(m, ConvNorm) for m in frozen.modules())
     torch.testing.assert_close(frozen(IMAGES), expected, rtol=1e-3, atol=1e-4)
-
-
-def test_an_ensemble_answers_with_the_mean_of_its_members_logits():
-    torch.manual_seed(0)
-    members = [build("cnn").eval(), build("small-cnn").eval()]
-    with torch.no_grad():
-        first, second = (member(IMAGES) for member in members)
-        assert torch.equal(Ensemble(members[:1])(IMAGES), first)
-        torch.testing.assert_close(Ensemble(members)(IMAGES), (first + second) / 2)
-        frozen = freeze(Ensemble(members))(IMAGES)
-    torch.testing.assert_close(frozen, (first + second) / 2, rtol=1e-3, atol=1e-4)
 
 
 def test_unknown_names():

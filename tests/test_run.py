@@ -436,6 +436,17 @@ def test_a_teacher_that_is_replaced_meanwhile_is_refused(tmp_path, monkeypatch):
             read_teacher(tmp_path / "best.pt")
 
 
+def test_a_teacher_still_in_training_is_refused(tmp_path):
+    """Its best.pt may change yet, and the student could not be resumed."""
+    with open_run(tmp_path, config(), FACTS | {"role": "teacher", "arch": "cnn"}) as run:
+        run.save_config()
+        run.save_best(build("cnn").state_dict(), 1, 90.0)
+        with pytest.raises(UserError, match="its training is not finished"):
+            read_teacher(tmp_path / "best.pt")
+        (tmp_path / "summary.json").touch()
+        assert read_teacher(tmp_path / "best.pt").arch == "cnn"
+
+
 def test_the_facts_of_a_run_can_be_written_and_read_again(tmp_path):
     facts = describe(build("small-cnn"), "baseline", "baseline", "small-cnn", "1f")
     assert json.loads(json.dumps(facts)) == facts and facts["parameters"] == 175_018

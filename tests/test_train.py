@@ -12,7 +12,7 @@ from common.device import choose_device
 from common.errors import UserError
 from common.loss import distillation_loss, hard_loss
 from common.models import build, freeze, plain_cnn
-from common.remember import RememberedLogits
+from common.remember import Ensemble, RememberedLogits
 from common.run import describe, open_run
 from common.run import load as load_file
 from common.train import StopSignals, Trainer, fit, learning_rates, measure
@@ -229,6 +229,17 @@ def test_a_damaged_table_is_computed_again(dataset, device, teacher, tmp_path):
     assert RememberedLogits(teacher, dataset, device, "digest", tmp_path).table.isnan().all()
 
 
+def test_a_kill_costs_a_tenth_of_the_teachers_logits_at_most(dataset, device, teacher, tmp_path):
+    logits = RememberedLogits(teacher, dataset, device, "digest", tmp_path)
+    lost = []
+    for epoch in range(1, 9):
+        with StopSignals() as stop:
+            logits.prepare(*dataset.epoch(0, epoch), stop)
+        kept = RememberedLogits(teacher, dataset, device, "digest", tmp_path).table
+        lost.append((kept.isnan() & ~logits.table.isnan()).float().mean().item())
+    assert 0 < max(lost) <= 0.1  # not written at every epoch
+
+
 def test_the_teacher_answers_to_the_views_that_the_student_sees(dataset, device, teacher):
     remembered = RememberedLogits(teacher, dataset, device, "digest", None)
     index, view = dataset.epoch(0, 1)
@@ -245,6 +256,18 @@ def test_the_teacher_answers_to_the_views_that_the_student_sees(dataset, device,
     for batch, answers in seen:
         expected = functional.softmax(teacher(batch.images), 1)
         torch.testing.assert_close(functional.softmax(answers, 1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_members_logits(dataset, device, teacher):
+    other = freeze(build("small-cnn"))
+    one, two = (RememberedLogits(net, dataset, device, "", None) for net in (teacher, other))
+    index, view = dataset.epoch(0, 1)
+    with StopSignals() as stop:
+        Ensemble([one, two]).prepare(index, view, stop)
+    batch = dataset.batch(index[:50], view[:50])
+    assert torch.equal(Ensemble([two])(batch), two(batch))
+    assert not torch.allclose(one(batch), two(batch), atol=1e-3)
+    torch.testing.assert_close(Ensemble([one, two])(batch), (one(batch) + two(batch)) / 2)
 
 
 def test_the_teacher_is_unchanged_by_training_a_student(dataset, device, teacher):
