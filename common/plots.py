@@ -37,12 +37,10 @@ STYLES = {
     "student-resnet": Style("#009E73", "-", "^"),
     "student-cnn": Style("#CC79A7", (0, (1, 1)), "v"),
 }
-# In turn for networks of the user's own: what the palette has left, in several dashes and markers.
-OWN_STYLES = [
-    Style(color, line, marker)
-    for line, marker in (((0, (6, 2, 1, 2)), "*"), ("-", "X"), ((0, (3, 1, 1, 1, 1, 1)), "P"))
-    for color in ("#E69F00", "#000000", "#888888")
-]
+# In turn for networks of the user's own: what the palette has left, with every dash and marker.
+OWN_COLORS = ("#E69F00", "#000000", "#888888")
+OWN_LINES = (((0, (6, 2, 1, 2)), "*"), ("-", "X"), ((0, (3, 1, 1, 1, 1, 1)), "P"))
+OWN_STYLES = [Style(OWN_COLORS[i % 3], *OWN_LINES[(i + i // 3) % 3]) for i in range(9)]
 # Test accuracy at the best test epoch, as the notes print it, and their parameters.
 NOTES = {
     "teacher-resnet": (93.67, 1_351_100),
