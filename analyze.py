@@ -224,10 +224,11 @@ def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
 
 
 def own_in_words(comparison: Comparison, recipe: str) -> list[str]:
-    """Networks that the notes do not have, beside plain distillation; and what is unequal."""
+    """Networks that the notes do not have, beside what they compare with; and what is unequal."""
     lines = []
     for name in comparison.own(recipe):
-        if trio := comparison.against_kd(recipe, name):
+        trios = comparison.against_kd(recipe, name), comparison.against_equal(recipe, name)
+        for trio in filter(None, trios):
             count = len(trio.students)
             seeds = f"{count} seeds" if count > 1 else "one seed"
             change = signed(claims.gain(trio))

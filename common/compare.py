@@ -14,6 +14,8 @@ from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, differing
 from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
+# What two runs may have otherwise than each other where the loss alone is to be compared.
+LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
 
 
 class Comparison:
@@ -95,14 +97,23 @@ class Comparison:
         """The runs of `name` with the students of plain distillation of their seeds."""
         return self.trio(recipe, name, against=f"student-{EXPERIMENTS[2]}")
 
+    def against_equal(self, recipe: str, name: str) -> Trio | None:
+        """The runs of a student with a control that differs from them in the loss alone."""
+        student = self.groups[recipe, name][0]
+        for control in self.own(recipe):
+            base = self.groups[recipe, control][0]
+            alone = student.role == "student" and base.role == "baseline"
+            if alone and not differing(base, student, LOSS_ALONE):
+                return self.trio(recipe, name, against=control)
+        return None
+
     def remarks(self, recipe: str) -> list[str]:
         """Why a comparison with a network of one's own may be unfair, in words; and ensembles."""
         remarks = []
         for name in self.own(recipe):
             runs = self.groups[recipe, name]
-            ignored = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
             for base in self.groups.get((recipe, "baseline"), [])[:1]:
-                if what := differing(base, runs[0], ignored):
+                if what := differing(base, runs[0], LOSS_ALONE):
                     remarks.append(f"{name} differs from the baseline in {what}")
             trio = self.against_kd(recipe, name)
             digests = [

@@ -304,6 +304,23 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     assert "student-mine − student-resnet" in (out / "report.md").read_text()
 
 
+def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(small, undrawn, capsys):
+    for seed in range(2):
+        for name, rate in (("baseline-slow", 0.05), ("baseline-fast", 0.2)):
+            fake.write_run(small, name, seed, lr=rate, **SMALL)
+        fake.write_run(small, "student-mine", seed, teacher_sha256=f"teacher-resnet-{seed}",
+                       lr=0.05, errors=0.5 * fake.ERRORS, **SMALL)  # fmt: skip
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    mine, slow = (
+        [100 * records.read(small / "notes" / name / f"seed-{k}").right.mean() for k in (0, 1)]
+        for name in ("student-mine", "baseline-slow")
+    )
+    assert f"student-mine − baseline-slow: {np.mean(mine) - np.mean(slow):+.2f} [" in printed
+    assert "− baseline-fast" not in printed
+    assert "student-resnet − baseline-slow" not in printed
+
+
 def test_an_ensemble_of_teachers_answers_with_the_mean_of_their_logits(small, reported, tmp_path):
     digests = "+".join(f"teacher-resnet-{seed}" for seed in range(2))
     for seed in range(2):
