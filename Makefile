@@ -21,7 +21,7 @@ setup: .venv/installed  ## virtual environment in .venv, and the data set, found
 	  || { echo 'error: $(PYTHON) is older than Python 3.11; too old for the pinned packages;' \
 	            'name another with make PYTHON=python3.12' >&2; exit 2; }
 	@"$(PYTHON)" -m venv .venv
-	@echo 'installing the packages of requirements.lock into .venv (about 4 GB: torch brings CUDA)'
+	@echo 'installing the packages of requirements.lock into .venv (about 6 GB: torch brings CUDA)'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile \
 	  -r requirements.lock
 	@$(PY) -m compileall -qq -j 0 .venv/lib || true # on all cores; some of torch is for newer Pythons

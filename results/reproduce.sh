@@ -20,6 +20,6 @@ for recipe in "${@:-notes}"; do
     train 2 baseline --precision float32 --out runs/best/baseline-float32/seed-0
     second=runs/best/teacher-resnet-wd5e-4/seed-0
     train 2 teacher --precision float32 --weight-decay 5e-4 --cutout 8 --out "$second"
-    train 2 student --precision float32 --teacher runs/best/teacher-resnet/seed-0 "$second"
+    train 2 student --precision float32 --teacher results/best/teacher-resnet/seed-0 "$second"
   fi
 done
