@@ -9,6 +9,7 @@ at any time, the same command goes on where it was. `make reproduce` calls this.
 """
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +25,16 @@ import torch
 
 from common.batches import Dataset, Views
 from common.config import (
+    FREE,
     RECIPES,
     RUNS_DIR,
+    WARNED,
     BaselineConfig,
     Config,
     Parser,
     StudentConfig,
     TeacherConfig,
+    differing,
     natural,
     one_of,
     positive_int,
@@ -114,6 +118,32 @@ def plan(runs: Path, shared: list[str], seeds: Sequence[int], teachers: Sequence
     return jobs
 
 
+def refuse_another_run(job: Job) -> None:
+    """Before any training: what the job's script would refuse when its turn comes, hours later."""
+
+    def read(path: Path) -> dict:
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError):  # none, or one that the script has more to say of
+            return {}
+
+    if not (before := read(job.folder / "config.json")):
+        return
+    now = asdict(job.config)
+    if job.teacher:
+        now["teacher_sha256"] = read(Path(job.extra[1]).with_name("summary.json")).get(
+            "weights_sha256", "one that is not trained yet"
+        )
+    before = {key: before.get(key) for key in now}
+    if what := differing(before, now, FREE | WARNED | {"precision"}):
+        changes = ", ".join(f"{key}: {before[key]} -> {now[key]}" for key in what)
+        raise UserError(
+            f"{job.folder} holds a run with other settings",
+            changes,
+            f"move that folder away, or give {job.script} its settings with --overwrite",
+        )
+
+
 class Pace(NamedTuple):
     epoch: float  # seconds, evaluation included
     answer: float  # seconds an image, of the network as a teacher
@@ -179,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         shared += ["--data-dir", args.data_dir]
     runs = runs_folder(args.recipe, args.epochs)
     jobs = plan(runs, shared, args.seeds, args.teachers)
+    for job in jobs:
+        refuse_another_run(job)
 
     first = jobs[0].config
     device = choose_device(first)

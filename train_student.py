@@ -63,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             label_smoothing=config.label_smoothing,
         )
 
-    name = f"student-{teachers[0].arch if len(teachers) == 1 else 'ensemble'}"
-    if config.loss != "kd":  # the notes' students keep their name to themselves
-        name += f"-{config.loss}"
+    name = config.name(teachers[0].arch if len(teachers) == 1 else "ensemble")
     facts = describe(student, "student", name, "small-cnn", data.digest) | device.facts()
     facts["teacher"] = [in_project(teacher.path) for teacher in teachers]
     facts["teacher_sha256"] = "+".join(teacher.digest for teacher in teachers)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from common import claims, stats
 from common.claims import Trio
-from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, differing, ensemble, order
+from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, ensemble, in_words, order
 from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
@@ -94,17 +94,25 @@ class Comparison:
         ]
 
     def against_kd(self, recipe: str, name: str) -> Trio | None:
-        """The runs of `name` with the students of plain distillation of their seeds."""
-        return self.trio(recipe, name, against=f"student-{EXPERIMENTS[2]}")
+        """The runs of `name` with the students of plain distillation of their seeds.
+
+        Of their own teachers, if there are such; else with experiment 2's, the ResNet.
+        """
+        students = (self.trio(recipe, name, 0, f"student-{t}") for t in EXPERIMENTS.values())
+        return max(
+            filter(None, students),
+            key=lambda trio: sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
+            default=None,
+        )
 
     def against_equal(self, recipe: str, name: str) -> Trio | None:
         """The runs of a student with a control that differs from them in the loss alone."""
-        student = self.groups[recipe, name][0]
         for control in self.own(recipe):
-            base = self.groups[recipe, control][0]
-            alone = student.role == "student" and base.role == "baseline"
-            if alone and not differing(base, student, LOSS_ALONE):
-                return self.trio(recipe, name, against=control)
+            if trio := self.trio(recipe, name, against=control):
+                base, student = trio.pairs()[0]
+                alone = (base.role, student.role) == ("baseline", "student")
+                if alone and not in_words(base, student, LOSS_ALONE):
+                    return trio
         return None
 
     def remarks(self, recipe: str) -> list[str]:
@@ -113,7 +121,7 @@ class Comparison:
         for name in self.own(recipe):
             runs = self.groups[recipe, name]
             for base in self.groups.get((recipe, "baseline"), [])[:1]:
-                if what := differing(base, runs[0], LOSS_ALONE):
+                if what := in_words(base, runs[0], LOSS_ALONE):
                     remarks.append(f"{name} differs from the baseline in {what}")
             trio = self.against_kd(recipe, name)
             digests = [
@@ -136,7 +144,7 @@ class Comparison:
                 student
                 for arch in EXPERIMENTS.values()
                 for student in self.groups.get((run.recipe, f"student-{arch}"), [])
-                if student.seed == run.seed
+                if student.seed == run.seed and student.role == "student"
             ]
             return next((t for s in students if (t := self.teacher_of(s))), None)
         members = self.members(run)

@@ -10,7 +10,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -29,6 +29,18 @@ LOG_COLUMNS = (
 FREE = {"data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit"}
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
+
+
+def differing(
+    a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str] = ()
+) -> list[str]:
+    """Which settings two configurations have otherwise than each other.
+
+    What an older version did not have yet was off.
+    """
+    keys = sorted(a.keys() | b.keys())
+    return [key for key in keys if key not in ignored and (a.get(key) or 0) != (b.get(key) or 0)]
+
 
 # Baseline and student both take "small-cnn": they differ in the loss and in nothing else.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -262,6 +274,10 @@ class StudentConfig(Config):
     loss: str = setting(
         soft_loss, "kd, dkd, dist, logit-standard, or another in SOFT_LOSSES of common/loss.py"
     )
+
+    def name(self, teacher: str) -> str:
+        """The network's name; the notes' students, of loss kd, keep theirs to themselves."""
+        return f"student-{teacher}" + (f"-{self.loss}" if self.loss != "kd" else "")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.config import FREE, LOG_COLUMNS, WARNED
+from common.config import FREE, LOG_COLUMNS, WARNED, differing
 
 CLASS_COUNT = 10
 # Order of the rows and of the colours; runs of other names come after these.
@@ -161,7 +162,8 @@ def read(folder: Path) -> Record:
         _check(config, known)
         recipe, seed = config["recipe"], config["seed"]
         # runs/RECIPE/NAME/seed-K: a method of one's own is a row of its own by its folder's name.
-        name = folder.parent.name if folder.name == f"seed-{seed}" else folder.name
+        place = Path(os.path.abspath(folder))  # "." has no name
+        name = place.parent.name if place.name == f"seed-{seed}" else place.name
         if re.fullmatch(r"seed-\d+", name):
             raise ValueError(f"its seed is {seed}, its folder is {name}")
         for word in (recipe, name):
@@ -294,7 +296,7 @@ def inconsistencies(records: list[Record]) -> list[str]:
         groups[record.recipe, record.name].append(record)
     for (recipe, name), group in groups.items():
         for other in group[1:]:
-            if what := differing(group[0], other, NOT_SETTINGS):
+            if what := in_words(group[0], other, NOT_SETTINGS):
                 problems.append(f"{other.folder}: not the settings of {group[0].folder} ({what})")
         problems += [
             f"{run.folder} holds a run of {own}, and counts as {name} by its folder"
@@ -302,18 +304,15 @@ def inconsistencies(records: list[Record]) -> list[str]:
             if name in NAMES and (own := run.config.get("name", name)) != name
         ]
         twin = groups.get((recipe, "baseline"), group)[0]
-        what = differing(twin, group[0], (NOT_SETTINGS | LOSS_SETTINGS) - {"precision"})
+        what = in_words(twin, group[0], (NOT_SETTINGS | LOSS_SETTINGS) - {"precision"})
         if what and group[0].role == "student" and name in NAMES:
             problems.append(f"{group[0].folder}: not the baseline's settings ({what})")
     return problems
 
 
-def differing(a: Record, b: Record, ignored: set[str]) -> str:
-    """In which settings two runs differ, in words."""
-    keys = (a.config.keys() | b.config.keys()) - ignored
+def in_words(a: Record, b: Record, ignored: set[str]) -> str:
+    """In which settings two runs differ."""
     return ", ".join(
         f"{key}: {a.config.get(key)!r} and {b.config.get(key)!r}"
-        for key in sorted(keys)
-        # what an older version did not have yet was off
-        if (a.config.get(key) or 0) != (b.config.get(key) or 0)
+        for key in differing(a.config, b.config, ignored)
     )

@@ -36,6 +36,7 @@ from common.config import (
     WARNED,
     Config,
     StudentConfig,
+    differing,
 )
 from common.errors import UserError
 from common.models import NETWORKS, build, count_multiply_adds, count_parameters
@@ -101,7 +102,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint file, every CRC tested, no pickle run.
 
     Raises ValueError if the file is damaged or holds anything but tensors and plain values.
@@ -110,7 +111,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 raise ValueError(f"its part {broken} is damaged")
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except pickle.UnpicklingError as error:  # torch's own message says how to run the pickle
@@ -160,14 +161,26 @@ def find_teachers(config: StudentConfig) -> list[Path]:
     """The best.pt of each teacher that a student's configuration names, or the default one.
 
     By default the ResNet of the same recipe and seed under runs/; else the published one of that
-    seed, or of the lowest seed there is. Raises UserError if there is none.
+    seed, or of the lowest seed there is; with --resume that of the run. Raises UserError if there
+    is none.
     """
     if config.teacher is not None:
         paths = map(Path, config.teacher)
         return [path / "best.pt" if os.path.isdir(path) else path for path in paths]
+    if config.resume:  # with those that the run began with, whatever has come since
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            begun = _read_json(config.folder(config.name("resnet"), RUNS_DIR) / "config.json")[
+                "teacher"
+            ]
+            begun = [begun] if isinstance(begun, str) else begun
+            paths = [RUNS_DIR.parent / path for path in begun]
+            if all(path.exists() for path in paths):
+                return paths
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
     by_seed = sorted(published.glob("seed-*"), key=lambda path: (len(path.name), path.name))
+    if (own / "config.json").exists() and not (own / "summary.json").exists():
+        print(f"warning: {own} is not finished: another teacher is taken", file=sys.stderr)
     for folder in (own, published / own.name, *by_seed):
         # A teacher still in training has a best.pt too, but not yet its final one.
         if (folder / "best.pt").exists() and (folder / "summary.json").exists():
@@ -338,15 +351,11 @@ class Run:
     def _compare(self, before: dict[str, Any]) -> None:
         """Refuse to go on with a run of other settings."""
         now = json.loads(json.dumps(self.settings))
-        differing = [
-            key
-            for key in sorted(now.keys() | before.keys())
-            if key not in FREE and before.get(key) != now.get(key)
-        ]
         places = [(each.get("device"), each.get("device_name")) for each in (before, now)]
         elsewhere = places[0] != places[1]  # where the hardware may have another precision
-        warned = [key for key in differing if key in WARNED or (key == "precision" and elsewhere)]
-        refused = [key for key in differing if key not in warned]
+        keys = differing(before, now, FREE)
+        warned = [key for key in keys if key in WARNED or (key == "precision" and elsewhere)]
+        refused = [key for key in keys if key not in warned]
 
         def changes(keys: list[str]) -> str:
             return ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys)

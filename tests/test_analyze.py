@@ -306,8 +306,12 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
 
 def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(small, undrawn, capsys):
     for seed in range(2):
-        for name, rate in (("baseline-slow", 0.05), ("baseline-fast", 0.2)):
-            fake.write_run(small, name, seed, lr=rate, **SMALL)
+        for name, rate, own in (
+            ("baseline-slow", 0.05, seed),
+            ("baseline-fast", 0.2, seed),
+            ("baseline-of-other-seeds", 0.05, seed + 7),
+        ):
+            fake.write_run(small, name, own, lr=rate, **SMALL)
         fake.write_run(small, "student-mine", seed, teacher_sha256=f"teacher-resnet-{seed}",
                        lr=0.05, errors=0.5 * fake.ERRORS, **SMALL)  # fmt: skip
     assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
@@ -319,6 +323,37 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
     assert f"student-mine − baseline-slow: {np.mean(mine) - np.mean(slow):+.2f} [" in printed
     assert "− baseline-fast" not in printed
     assert "student-resnet − baseline-slow" not in printed
+
+
+def test_a_loss_is_compared_with_plain_distillation_from_the_same_teacher(small, undrawn, capsys):
+    fake.write_experiment(small, 2, arch="cnn", **SMALL)
+    for seed in range(2):
+        fake.write_run(
+            small, "student-cnn-dkd", seed, teacher_sha256=f"teacher-cnn-{seed}", **SMALL
+        )
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "student-cnn-dkd − student-cnn: " in printed
+    assert "student-cnn-dkd − student-resnet" not in printed
+    assert "student-cnn-dkd had another teacher" not in " ".join(printed.split())
+
+
+def test_a_baseline_in_a_students_folder_is_named_and_the_rest_reported(tmp_path, undrawn, capsys):
+    for name in ("baseline", "student-resnet"):
+        fake.write_run(tmp_path, name, 0, **SMALL)
+    config = tmp_path / "notes" / "student-resnet" / "seed-0" / "config.json"
+    settings = json.loads(config.read_text()) | {"role": "baseline", "name": "baseline"}
+    config.write_text(json.dumps(settings))
+    assert analyze.main(["--runs", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "holds a run of baseline, and counts as student-resnet" in capsys.readouterr().err
+    assert (tmp_path / "out" / "results.csv").exists()
+
+
+@pytest.mark.parametrize("inside", ["notes/baseline", "notes/baseline/seed-0"])
+def test_a_run_has_its_name_from_wherever_it_is_read(small, inside, monkeypatch):
+    monkeypatch.chdir(small / inside)
+    found, problems = records.read_all(Path())
+    assert {record.name for record in found} == {"baseline"} and problems == []
 
 
 def test_an_ensemble_of_teachers_answers_with_the_mean_of_their_logits(small, reported, tmp_path):

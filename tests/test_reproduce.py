@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -119,6 +120,30 @@ def test_what_is_left_of_a_run(tmp_path):
     assert job.epochs_left == 2
     (job.folder / "summary.json").touch()
     assert job.epochs_left == 0  # "done already"
+
+
+def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):
+    """As of a student of the published teacher, and of a try with settings of one's own."""
+    teacher, baseline, student = reproduce.plan(tmp_path, [], [0], ["resnet"])
+
+    def write(job, **settings):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        config = asdict(job.config) | {"device_name": "CPU", "precision": "bfloat16"} | settings
+        (job.folder / "config.json").write_text(json.dumps(config))
+
+    for job in (teacher, baseline, student):
+        reproduce.refuse_another_run(job)  # nothing there
+    write(baseline)
+    reproduce.refuse_another_run(baseline)
+    write(baseline, lr=0.5)
+    with pytest.raises(UserError, match=r"baseline.*with other settings; lr: 0.5 -> 0.08;"):
+        reproduce.refuse_another_run(baseline)
+    write(student, teacher_sha256="1f")
+    with pytest.raises(UserError, match="teacher_sha256: 1f -> one that is not trained yet"):
+        reproduce.refuse_another_run(student)
+    write(teacher)
+    (teacher.folder / "summary.json").write_text('{"weights_sha256": "1f"}')
+    reproduce.refuse_another_run(student)
 
 
 def test_a_short_look_is_never_taken_for_the_whole_runs():

@@ -412,6 +412,35 @@ def test_the_default_teacher_is_ones_own_of_the_seed_else_a_published_one(places
     assert find_teachers(both) == [lowest, same_seed]  # of a folder, and of a file
 
 
+def test_a_resumed_student_keeps_the_teacher_that_it_began_with(places, capsys):
+    published = put(places / "results" / "notes" / "teacher-resnet" / "seed-0")
+    own = put(places / "runs" / "notes" / "teacher-resnet" / "seed-0", complete=False)
+    (own.parent / "config.json").touch()
+    student = StudentConfig.parse("", ["--resume"])
+    assert find_teachers(student) == [published]
+    assert f"warning: {own.parent} is not finished: another teacher" in capsys.readouterr().err
+    (own.parent / "summary.json").touch()
+    assert find_teachers(student) == [own]  # it has not begun yet
+    folder = places / "runs" / "notes" / "student-resnet" / "seed-0"
+    folder.mkdir(parents=True)
+    for recorded in (str(published), [str(published)]):  # of an older version, and of this one
+        (folder / "config.json").write_text(json.dumps({"teacher": recorded}))
+        assert find_teachers(student) == [published]
+    assert find_teachers(StudentConfig.parse("", [])) == [own]
+    published.unlink()
+    assert find_teachers(student) == [own]
+
+
+def test_a_run_of_an_older_version_is_gone_on_with(tmp_path):
+    """Its config.json lacks a setting that came later and is off."""
+    run = open_with(tmp_path)
+    run.save_checkpoint(checkpoint_of(run))
+    run.close()
+    open_with(tmp_path, FACTS | {"of_later": 0.0}, resume=True).close()
+    with pytest.raises(UserError, match=r"of_later: None -> 0\.5"):
+        open_with(tmp_path, FACTS | {"of_later": 0.5}, resume=True)
+
+
 def test_a_teacher_comes_back_with_its_weights_and_digest(tmp_path):
     teacher = build("cnn")
     facts = FACTS | {"role": "teacher", "arch": "cnn"}
