@@ -131,11 +131,12 @@ def refuse_another_run(job: Job) -> None:
         return
     now = asdict(job.config)
     if job.teacher:
-        now["teacher_sha256"] = read(Path(job.extra[1]).with_name("summary.json")).get(
-            "weights_sha256", "one that is not trained yet"
-        )
+        now["teacher"] = job.extra[1]
+        trained = read(Path(now["teacher"]).with_name("summary.json"))
+        now["teacher_sha256"] = trained.get("weights_sha256", "not trained yet")
     before = {key: before.get(key) for key in now}
     if what := differing(before, now, FREE | WARNED | {"precision"}):
+        what += ["teacher"] * ("teacher_sha256" in what)  # its path says more
         changes = ", ".join(f"{key}: {before[key]} -> {now[key]}" for key in what)
         raise UserError(
             f"{job.folder} holds a run with other settings",

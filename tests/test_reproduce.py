@@ -138,8 +138,8 @@ def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):
     write(baseline, lr=0.5)
     with pytest.raises(UserError, match=r"baseline.*with other settings; lr: 0.5 -> 0.08;"):
         reproduce.refuse_another_run(baseline)
-    write(student, teacher_sha256="1f")
-    with pytest.raises(UserError, match="teacher_sha256: 1f -> one that is not trained yet"):
+    write(student, teacher_sha256="1f", teacher="old")
+    with pytest.raises(UserError, match="teacher_sha256: 1f -> not trained yet, teacher: old -> "):
         reproduce.refuse_another_run(student)
     write(teacher)
     (teacher.folder / "summary.json").write_text('{"weights_sha256": "1f"}')
