@@ -73,7 +73,7 @@ def choose_device(config: Config) -> Device:
         name = str(capabilities.get("cpu_name", "CPU"))
         fast_bfloat16 = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16"))
         if not fast_bfloat16:  # processors of one name differ in it
-            name += " without bfloat16"
+            name += ", no bf16"
     else:
         name, fast_bfloat16 = "Apple GPU", False
     automatic = "bfloat16" if fast_bfloat16 else "float32"
