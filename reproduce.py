@@ -9,7 +9,6 @@ at any time, the same command goes on where it was. `make reproduce` calls this.
 """
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -34,6 +33,7 @@ from common.config import (
     Parser,
     StudentConfig,
     TeacherConfig,
+    changes,
     differing,
     natural,
     one_of,
@@ -44,6 +44,7 @@ from common.device import choose_device
 from common.errors import UserError, script
 from common.loss import hard_loss
 from common.models import build
+from common.run import read_json
 from common.train import StopSignals, Trainer
 
 ROOT = Path(__file__).resolve().parent
@@ -123,7 +124,7 @@ def refuse_another_run(job: Job) -> None:
 
     def read(path: Path) -> dict:
         try:
-            return json.loads(path.read_text())
+            return read_json(path)
         except (OSError, ValueError):  # none, or one that the script has more to say of
             return {}
 
@@ -134,13 +135,11 @@ def refuse_another_run(job: Job) -> None:
         now["teacher"] = job.extra[1]
         trained = read(Path(now["teacher"]).with_name("summary.json"))
         now["teacher_sha256"] = trained.get("weights_sha256", "not trained yet")
-    before = {key: before.get(key) for key in now}
+    before = {key: before.get(key) for key in now}  # it records more than settings
     if what := differing(before, now, FREE | WARNED | {"precision"}):
-        what += ["teacher"] * ("teacher_sha256" in what)  # its path says more
-        changes = ", ".join(f"{key}: {before[key]} -> {now[key]}" for key in what)
         raise UserError(
             f"{job.folder} holds a run with other settings",
-            changes,
+            changes(before, now, what),
             f"move that folder away, or give {job.script} its settings with --overwrite",
         )
 

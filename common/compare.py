@@ -98,9 +98,9 @@ class Comparison:
 
         Of their own teachers, if there are such; else with experiment 2's, the ResNet.
         """
-        students = (self.trio(recipe, name, 0, f"student-{t}") for t in EXPERIMENTS.values())
+        students = (f"student-{arch}" for arch in EXPERIMENTS.values())
         return max(
-            filter(None, students),
+            filter(None, (self.trio(recipe, name, against=student) for student in students)),
             key=lambda trio: sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
             default=None,
         )

@@ -30,18 +30,6 @@ FREE = {"data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commi
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
 
-
-def differing(
-    a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str] = ()
-) -> list[str]:
-    """Which settings two configurations have otherwise than each other.
-
-    What an older version did not have yet was off.
-    """
-    keys = sorted(a.keys() | b.keys())
-    return [key for key in keys if key not in ignored and (a.get(key) or 0) != (b.get(key) or 0)]
-
-
 # Baseline and student both take "small-cnn": they differ in the loss and in nothing else.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # The notes' experiment: a high learning rate, to the end for the small CNN and with one drop
@@ -70,6 +58,21 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         ),
     },
 }  # fmt: skip
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str]) -> list[str]:
+    """Which settings two configurations have otherwise than each other.
+
+    What an older version did not have yet was off.
+    """
+    keys = sorted(a.keys() | b.keys())
+    return [key for key in keys if key not in ignored and (a.get(key) or 0) != (b.get(key) or 0)]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Of these settings what they were and are, in words; of a teacher's digest its path, too."""
+    also = ["teacher"] if "teacher_sha256" in keys else []
+    return ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in [*keys, *also])
 
 
 def _number(kind: type, rule: str, holds: Callable[[Any], bool]) -> Callable[[str], Any]:

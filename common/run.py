@@ -36,6 +36,7 @@ from common.config import (
     WARNED,
     Config,
     StudentConfig,
+    changes,
     differing,
 )
 from common.errors import UserError
@@ -123,7 +124,7 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises OSError, or ValueError if it holds no such thing."""
     try:
         content = json.loads(path.read_text())
@@ -169,9 +170,8 @@ def find_teachers(config: StudentConfig) -> list[Path]:
         return [path / "best.pt" if os.path.isdir(path) else path for path in paths]
     if config.resume:  # with those that the run began with, whatever has come since
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            begun = _read_json(config.folder(config.name("resnet"), RUNS_DIR) / "config.json")[
-                "teacher"
-            ]
+            folder = config.folder(config.name("resnet"), RUNS_DIR)
+            begun = read_json(folder / "config.json")["teacher"]
             begun = [begun] if isinstance(begun, str) else begun
             paths = [RUNS_DIR.parent / path for path in begun]
             if all(path.exists() for path in paths):
@@ -328,7 +328,7 @@ class Run:
             self._compare(recorded)
             self.settings = recorded
             with contextlib.suppress(OSError, ValueError):
-                if _read_json(self.folder / "config.json") == recorded:
+                if read_json(self.folder / "config.json") == recorded:
                     return
             self.save_config()
             return
@@ -340,7 +340,7 @@ class Run:
                 "put last.pt back, add --overwrite for --resume, or choose another --out",
             )
         try:
-            self._compare(_read_json(self.folder / "config.json"))
+            self._compare(read_json(self.folder / "config.json"))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"cannot read {self.folder / 'config.json'}, so what the run was made with",
@@ -356,22 +356,16 @@ class Run:
         keys = differing(before, now, FREE)
         warned = [key for key in keys if key in WARNED or (key == "precision" and elsewhere)]
         refused = [key for key in keys if key not in warned]
-
-        def changes(keys: list[str]) -> str:
-            return ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys)
-
-        if "teacher_sha256" in refused:
-            refused.append("teacher")  # its path says more
         if refused:
             raise UserError(
                 f"{self.folder} holds a run with other settings",
-                changes(refused),
+                changes(before, now, refused),
                 "use the settings it began with, another --out, or --overwrite for --resume",
             )
         if warned and not self.complete:
             print(
-                f"warning: {changes(warned)}; the run goes on, but its bits may differ from an "
-                "uninterrupted one's",
+                f"warning: {changes(before, now, warned)}; the run goes on, but its bits may "
+                "differ from an uninterrupted one's",
                 file=sys.stderr,
             )
 
@@ -409,7 +403,7 @@ class Run:
     def complete(self) -> bool:
         """Whether there is a summary, which is written last, and is one."""
         try:
-            return "epochs" in _read_json(self.folder / "summary.json")
+            return "epochs" in read_json(self.folder / "summary.json")
         except (OSError, ValueError):
             return False
 
