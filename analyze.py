@@ -38,7 +38,7 @@ from common.page import (
     to_html,
     to_markdown,
 )
-from common.records import Record, read_all
+from common.records import NAMES, Record, read_all
 from common.stats import Estimate
 
 TITLE = "Distillation on Fashion-MNIST"
@@ -50,7 +50,7 @@ ONE_SEED_EXPLAINED = (
 )
 README_MARKS = {  # around what --readme writes
     part: (f"<!-- {part}, written by analyze.py -->", f"<!-- end of {part} -->")
-    for part in ("results", "claims")
+    for part in ("results", "claims", "controls")
 }
 
 
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_report(args.out, comparison, table, verdicts, problems)
         if readme:
             readme = fill(readme, "results", results_in_brief(comparison, table))
+            readme = fill(readme, "controls", own_in_brief(comparison, table))
             shown = [(trio.recipe, trio.experiment) for trio in comparison.main_experiments()]
             readme = fill(readme, "claims", claims_in_brief({key: verdicts[key] for key in shown}))
             write_readme(args.readme, readme, comparison)
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in own:
             print(textwrap.fill(line, 80, subsequent_indent="  "))
     for trio in comparison.experiments():
-        print(f"\n{headline(trio)}")
+        print(f"\n{textwrap.fill(headline(trio), 80)}")
     print(f"\nreport: {args.out / 'report.html'}")
     return 1 if problems else 0
 
@@ -587,22 +588,42 @@ def write_report(
 
 
 def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
-    """The README's first screen."""
+    """The README's first screen: the networks of the notes, beside every recipe's."""
+    columns = ["best test epoch", "test", "gain on baseline"]
+    shown = {
+        recipe: {row["network"]: row for row in results_rows(table, recipe)}
+        for recipe in comparison.recipes
+    }
+    rows = []
+    for name in NAMES:
+        of_recipe = [rows_of.get(name, {}) for rows_of in shown.values()]
+        if first := next(filter(None, of_recipe), None):
+            noted = first["notes"]
+            if first["gain on baseline"] != DASH and name in plots.NOTES:
+                noted += f" ({plots.NOTES[name][0] - plots.NOTES['baseline'][0]:+.2f})"
+            cells = [row.get(column, DASH) for row in of_recipe for column in columns]
+            rows.append([name, first["parameters"], noted, *cells])
+    heads = [f"{recipe}: {column}" for recipe in shown for column in columns]
     parts = [f"**{headline(trio)}**" for trio in comparison.main_experiments()]
+    parts.append(markdown_table(["network", "parameters", "the notes", *heads], rows))
+    parts.append("![Test accuracy by epoch](results/headline.png)")
+    if ONE_SEED in parts[-2]:
+        parts.append(ONE_SEED_EXPLAINED)
+    return "\n\n".join(parts)
+
+
+def own_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
+    """The networks that the notes do not have, a table a recipe."""
+    columns = ["network", "seeds", "train", "held-out", "test", "gain on baseline"]
+    parts = []
     for recipe in comparison.recipes:
-        rows = results_rows(table, recipe)
-        columns = ["network", "parameters", "seeds", "train", "test", "best test epoch", "notes",
-                   "gain on baseline"]  # fmt: skip
-        parts.append(
-            f"Recipe `{recipe}`, accuracies in %:\n\n"
-            + markdown_table(columns, [[row[key] for key in columns] for row in rows])
-        )
+        rows = [row for row in results_rows(table, recipe) if row["network"] not in NAMES]
+        if rows:
+            words = markdown_table(columns, [[row[key] for key in columns] for row in rows])
+            parts.append(f"Recipe `{recipe}`, accuracies in %:\n\n{words}")
         if own := own_in_words(comparison, recipe):
             parts.append("\n".join(f"- {line}" for line in own))
-    if any(ONE_SEED in part for part in parts):
-        parts.append(ONE_SEED_EXPLAINED)
-    parts.append("![Test accuracy by epoch](results/headline.png)")
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) or "None."
 
 
 def claims_in_brief(verdicts: dict[tuple[str, int], list[Verdict]]) -> str:

@@ -141,15 +141,12 @@ def curves(recipe: str, groups: Groups) -> Figure:
     else:
         parts.text(0.5, 0.5, "no student yet", ha="center", transform=parts.transAxes)
     legend.axis("off")
-    handles, labels = loss.get_legend_handles_labels()
-    legend.legend(handles, labels, loc="upper left", frameon=False, fontsize=11)
-    seeds = max(map(len, groups.values()))
-    legend.text(
-        0.02, 0.05,
-        f"recipe {recipe}"
-        + ("\nline: mean over the seeds, band: lowest to highest" if seeds > 1 else "\none seed")
-        + "\nmarker: best epoch on those images",
-        transform=legend.transAxes, fontsize=10,
+    spread = max(map(len, groups.values())) > 1
+    legend.legend(
+        *loss.get_legend_handles_labels(), loc="upper left", frameon=False, alignment="left",
+        title=f"recipe {recipe}\n"
+        + ("line: mean over the seeds,\nband: lowest to highest" if spread else "one seed")
+        + "\nmarker: best epoch on those images\n",
     )  # fmt: skip
     return figure
 

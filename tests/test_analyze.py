@@ -847,7 +847,9 @@ def test_a_message_about_a_huge_value_stays_short(small, reported):
 # ---------------------------------------------------------------- README, terminal, files
 
 MARKS = [mark for pair in analyze.README_MARKS.values() for mark in pair]
-MARKED = "# Title\n\n{}\nold\n{}\n\nmiddle\n{}\nold\n{}\n\ntail\n".format(*MARKS)
+MARKED = "# Title\n\n{}\nold\n{}\n\nmiddle\n{}\nold\n{}\n\nthen\n{}\nold\n{}\n\ntail\n".format(
+    *MARKS
+)
 
 
 def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_path):
@@ -856,13 +858,15 @@ def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_
     fake.write_run(small, "student-mine", 0, teacher_sha256="teacher-resnet-0", lr=0.05, **SMALL)
     reported(small, "--readme", readme)
     first = readme.read_text()
-    head, block, middle, claims, tail = re.split("|".join(map(re.escape, MARKS)), first)
-    assert (head, middle, tail) == ("# Title\n\n", "\n\nmiddle\n", "\n\ntail\n")
+    head, block, middle, claims, then, own, tail = re.split("|".join(map(re.escape, MARKS)), first)
+    assert (head, middle) == ("# Title\n\n", "\n\nmiddle\n")
+    assert (then, tail) == ("\n\nthen\n", "\n\ntail\n")
     assert "old" not in first
     assert re.findall(r"^\| (C\d) ", claims, re.MULTILINE) == [f"C{i}" for i in range(1, 9)]
     assert "**Experiment 2, recipe notes: distillation" in block
-    assert "| student-resnet | 175.0 K | 2 |" in block and "| 93.05 |" in block
-    assert "\n- student-mine differs from the baseline in lr: " in block
+    assert "| student-resnet | 175.0 K | 93.05 (+0.76) | " in block and "student-mine" not in block
+    assert "| student-mine | 1 | " in own and "student-resnet |" not in own
+    assert "\n- student-mine differs from the baseline in lr: " in own
     assert (tmp_path / re.search(r"!\[.*\]\((.*)\)", block)[1]).exists()
     reported(small, "--readme", readme)
     assert readme.read_text() == first
