@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from scipy.special import softmax
 
 from common import stats
@@ -90,6 +91,15 @@ def _from_the_start_of_interest(axes: Axes, curves: Sequence[np.ndarray]) -> Non
     axes.set_ylim(low - margin, high + 2 * margin)
 
 
+def _logarithmic(axes: Axes) -> None:
+    """The first epochs would flatten the rest; a loss of one's own may be 0 or below, though."""
+    if axes.lines and not any(np.any(line.get_ydata() <= 0) for line in axes.lines):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+
+
 def _intervals(
     axes: Axes, estimates: Sequence[Estimate], place: Sequence[float], marker: str, color: str
 ) -> None:
@@ -135,7 +145,8 @@ def curves(recipe: str, groups: Groups) -> Figure:
     _tidy(train, "Training images, augmented", "epoch", "accuracy (%)")
     _tidy(held_out, "Held-out images", "epoch", "accuracy (%)")
     _tidy(test, "Test images", "epoch", "accuracy (%)")
-    loss.set_ylim(bottom=0)
+    for axes in (loss, parts):
+        _logarithmic(axes)
     if parts.lines:
         parts.legend(fontsize=9)
     else:

@@ -844,6 +844,16 @@ def test_a_message_about_a_huge_value_stays_short(small, reported):
     assert len(errors) < 2000
 
 
+def test_losses_are_drawn_logarithmically_unless_one_is_not_above_zero():
+    names = ("student-resnet", "student-mine")
+    runs = {name: [fake.record(name, 0, **SMALL)] for name in names}
+    loss, parts = plots.curves("notes", runs).axes[:2]
+    assert (loss.get_yscale(), parts.get_yscale()) == ("log", "log")
+    runs["student-mine"][0].log["train_soft_loss"] -= 2
+    loss, parts = plots.curves("notes", runs).axes[:2]
+    assert (loss.get_yscale(), parts.get_yscale()) == ("log", "linear")
+
+
 # ---------------------------------------------------------------- README, terminal, files
 
 MARKS = [mark for pair in analyze.README_MARKS.values() for mark in pair]
