@@ -589,23 +589,27 @@ def write_report(
 
 def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
     """The README's first screen: the networks of the notes, beside every recipe's."""
-    columns = ["best test epoch", "test", "gain on baseline"]
     shown = {
         recipe: {row["network"]: row for row in results_rows(table, recipe)}
         for recipe in comparison.recipes
     }
+    columns = [
+        (recipe, column)
+        for recipe in shown
+        for column in ("best test epoch", "test", "gain on baseline")
+        if column != "best test epoch" or recipe == "notes"  # whose figures are of that epoch
+    ]
     rows = []
     for name in NAMES:
-        of_recipe = [rows_of.get(name, {}) for rows_of in shown.values()]
-        if first := next(filter(None, of_recipe), None):
-            noted = first["notes"]
-            if first["gain on baseline"] != DASH and name in plots.NOTES:
+        if row := next((named[name] for named in shown.values() if name in named), None):
+            noted = row["notes"]
+            if name == "student-resnet":
                 noted += f" ({plots.NOTES[name][0] - plots.NOTES['baseline'][0]:+.2f})"
-            cells = [row.get(column, DASH) for row in of_recipe for column in columns]
-            rows.append([name, first["parameters"], noted, *cells])
-    heads = [f"{recipe}: {column}" for recipe in shown for column in columns]
+            cells = [shown[recipe].get(name, {}).get(column, DASH) for recipe, column in columns]
+            rows.append([name, row["parameters"], noted, *cells])
+    heads = ["network", "parameters", "the notes", *map(": ".join, columns)]
     parts = [f"**{headline(trio)}**" for trio in comparison.main_experiments()]
-    parts.append(markdown_table(["network", "parameters", "the notes", *heads], rows))
+    parts.append(markdown_table(heads, rows))
     parts.append("![Test accuracy by epoch](results/headline.png)")
     if ONE_SEED in parts[-2]:
         parts.append(ONE_SEED_EXPLAINED)
