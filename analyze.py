@@ -228,7 +228,7 @@ def own_in_words(comparison: Comparison, recipe: str) -> list[str]:
     """Networks that the notes do not have, beside what they compare with; and what is unequal."""
     lines = []
     for name in comparison.own(recipe):
-        trios = comparison.against_kd(recipe, name), comparison.against_equal(recipe, name)
+        trios = comparison.against_kd(recipe, name), *comparison.against_equal(recipe, name)
         for trio in filter(None, trios):
             count = len(trio.students)
             seeds = f"{count} seeds" if count > 1 else "one seed"

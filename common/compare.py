@@ -105,15 +105,23 @@ class Comparison:
             default=None,
         )
 
-    def against_equal(self, recipe: str, name: str) -> Trio | None:
-        """The runs of a student with a control that differs from them in the loss alone."""
-        for control in self.own(recipe):
-            if trio := self.trio(recipe, name, against=control):
+    def against_equal(self, recipe: str, name: str) -> list[Trio]:
+        """The runs of a student with each control that differs from them in the loss alone.
+
+        A control is a baseline, or for another loss than kd a student of kd and the same teacher.
+        """
+        found = []
+        for trio in (self.trio(recipe, name, against=control) for control in self.own(recipe)):
+            if trio:
                 base, student = trio.pairs()[0]
-                alone = (base.role, student.role) == ("baseline", "student")
-                if alone and not in_words(base, student, LOSS_ALONE):
-                    return trio
-        return None
+                plain = base.role == "baseline" or (
+                    base.teacher_digests == student.teacher_digests
+                    and base.config.get("loss") == "kd" != student.config.get("loss")
+                )
+                alone = not in_words(base, student, LOSS_ALONE)
+                if student.role == "student" and plain and alone:
+                    found.append(trio)
+        return found
 
     def remarks(self, recipe: str) -> list[str]:
         """Why a comparison with a network of one's own may be unfair, in words; and ensembles."""

@@ -312,15 +312,22 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
             ("baseline-of-other-seeds", 0.05, seed + 7),
         ):
             fake.write_run(small, name, own, lr=rate, **SMALL)
-        fake.write_run(small, "student-mine", seed, teacher_sha256=f"teacher-resnet-{seed}",
-                       lr=0.05, errors=0.5 * fake.ERRORS, **SMALL)  # fmt: skip
-    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
+        taught = {"teacher_sha256": f"teacher-resnet-{seed}", "lr": 0.05} | SMALL
+        fake.write_run(small, "student-slow", seed, **taught)
+        fake.write_run(small, "student-mine", seed, loss="mine", errors=0.5 * fake.ERRORS, **taught)
+        taught["teacher_sha256"] = f"baseline-{seed}"
+        fake.write_run(small, "student-of-another", seed, **taught)
+    analyze.main(["--runs", str(small), "--out", str(small.parent / "out")])
     printed = " ".join(capsys.readouterr().out.split())
-    mine, slow = (
+    mine, slow, kd = (
         [100 * records.read(small / "notes" / name / f"seed-{k}").right.mean() for k in (0, 1)]
-        for name in ("student-mine", "baseline-slow")
+        for name in ("student-mine", "baseline-slow", "student-slow")
     )
     assert f"student-mine − baseline-slow: {np.mean(mine) - np.mean(slow):+.2f} [" in printed
+    assert f"student-mine − student-slow: {np.mean(mine) - np.mean(kd):+.2f} [" in printed
+    assert "student-slow − baseline-slow: " in printed
+    assert "student-slow − student-mine" not in printed
+    assert "student-mine − student-of-another" not in printed
     assert "− baseline-fast" not in printed
     assert "student-resnet − baseline-slow" not in printed
 
