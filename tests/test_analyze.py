@@ -884,6 +884,16 @@ def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_
     assert "| student-resnet | 175.0 K | 93.05 (+0.76) | " in block and "student-mine" not in block
     assert "| student-mine | 1 | " in own and "student-resnet |" not in own
     assert "\n- student-mine differs from the baseline in lr: " in own
+    alone, taught = (
+        np.mean(
+            [
+                pd.read_csv(log)["test_accuracy"].max()
+                for log in small.glob(f"notes/{name}/*/log.csv")
+            ]
+        )
+        for name in ("baseline", "student-resnet")
+    )
+    assert f"the gain is +0.76 points in the notes, {taught - alone:+.2f} [" in block
     assert (tmp_path / re.search(r"!\[.*\]\((.*)\)", block)[1]).exists()
     reported(small, "--readme", readme)
     assert readme.read_text() == first
