@@ -18,6 +18,7 @@ for recipe in "${@:-notes}"; do
   if [ "$recipe" = best ]; then # controls, and an ensemble as the teacher
     train 1 baseline --label-smoothing 0.1 --out runs/best/baseline-smoothed/seed-0
     train 2 baseline --precision float32 --out runs/best/baseline-float32/seed-0
+    train 2 student --precision float32 --loss dkd --teacher results/best/teacher-resnet/seed-0
     second=runs/best/teacher-resnet-wd5e-4/seed-0
     train 2 teacher --precision float32 --weight-decay 5e-4 --cutout 8 --out "$second"
     train 2 student --precision float32 --teacher results/best/teacher-resnet/seed-0 "$second"
