@@ -136,20 +136,18 @@ def curves(recipe: str, groups: Groups) -> Figure:
                     markeredgecolor="white", markersize=7, clip_on=False, zorder=5,
                 )  # fmt: skip
         if runs[0].role == "student":
-            _curve(parts, runs, "train_soft_loss", color, "-", f"{name}: soft")
-            _curve(parts, runs, "train_hard_loss", color, (0, (1, 1)), f"{name}: hard")
+            _curve(parts, runs, "train_soft_loss", color, "-", "")
+            _curve(parts, runs, "train_hard_loss", color, (0, (1, 1)), "")
     for axes, lines in drawn.items():
         _from_the_start_of_interest(axes, lines)
     _tidy(loss, "Training loss, as minimised", "epoch", "loss (nats)")
-    _tidy(parts, "The student's loss in its two parts", "epoch", "loss (nats), unweighted")
+    _tidy(parts, "Students: soft loss solid, hard dotted", "epoch", "loss (nats), unweighted")
     _tidy(train, "Training images, augmented", "epoch", "accuracy (%)")
     _tidy(held_out, "Held-out images", "epoch", "accuracy (%)")
     _tidy(test, "Test images", "epoch", "accuracy (%)")
     for axes in (loss, parts):
         _logarithmic(axes)
-    if parts.lines:
-        parts.legend(fontsize=9)
-    else:
+    if not parts.lines:
         parts.text(0.5, 0.5, "no student yet", ha="center", transform=parts.transAxes)
     legend.axis("off")
     spread = max(map(len, groups.values())) > 1
