@@ -385,8 +385,10 @@ def as_they_chose(trios: Sequence[Trio]) -> str:
         for trio in trios
         if trio.experiment == 2
     ]
+    if not gains:
+        return ""
     words = ", ".join([f"{published:+.2f} points in the notes", *gains])
-    return f"At the best test epoch, the notes' way of choosing, the gain is {words}." * bool(gains)
+    return f"At the best test epoch, the notes' way of choosing, the gain is {words}."
 
 
 def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Block]:
@@ -642,6 +644,8 @@ def own_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
             parts.append(f"Recipe `{recipe}`, accuracies in %:\n\n{words}")
         if own := own_in_words(comparison, recipe):
             parts.append("\n".join(f"- {line}" for line in own))
+    if any(ONE_SEED in part for part in parts):
+        parts.append(ONE_SEED_EXPLAINED)
     return "\n\n".join(parts) or "None."
 
 

@@ -18,6 +18,15 @@ EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
 LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
 
 
+def _differ_in_the_loss(control: Record, student: Record) -> bool:
+    """Whether the loss alone is between them, and the control has none or kd of its teacher."""
+    if student.role != "student" or in_words(control, student, LOSS_ALONE):
+        return False
+    same_teacher = control.teacher_digests == student.teacher_digests
+    kd_for_another = control.config.get("loss") == "kd" != student.config.get("loss")
+    return control.role == "baseline" or (same_teacher and kd_for_another)
+
+
 class Comparison:
     """The complete runs among `records`, by recipe and network.
 
@@ -110,18 +119,8 @@ class Comparison:
 
         A control is a baseline, or for another loss than kd a student of kd and the same teacher.
         """
-        found = []
-        for trio in (self.trio(recipe, name, against=control) for control in self.own(recipe)):
-            if trio:
-                base, student = trio.pairs()[0]
-                plain = base.role == "baseline" or (
-                    base.teacher_digests == student.teacher_digests
-                    and base.config.get("loss") == "kd" != student.config.get("loss")
-                )
-                alone = not in_words(base, student, LOSS_ALONE)
-                if student.role == "student" and plain and alone:
-                    found.append(trio)
-        return found
+        trios = (self.trio(recipe, name, against=control) for control in self.own(recipe))
+        return [trio for trio in trios if trio and _differ_in_the_loss(*trio.pairs()[0])]
 
     def remarks(self, recipe: str) -> list[str]:
         """Why a comparison with a network of one's own may be unfair, in words; and ensembles."""

@@ -70,7 +70,7 @@ def _styles(groups: Groups) -> dict[str, Style]:
 
 
 def _curve(
-    axes: Axes, runs: Sequence[Record], column: str, color: str, linestyle: object, label: str
+    axes: Axes, runs: Sequence[Record], column: str, color: str, linestyle: object, label: str = ""
 ) -> np.ndarray:
     """Mean over the seeds, with the band from the lowest to the highest."""
     table = pd.concat([run.log.set_index("epoch")[column] for run in runs], axis=1)
@@ -136,8 +136,8 @@ def curves(recipe: str, groups: Groups) -> Figure:
                     markeredgecolor="white", markersize=7, clip_on=False, zorder=5,
                 )  # fmt: skip
         if runs[0].role == "student":
-            _curve(parts, runs, "train_soft_loss", color, "-", "")
-            _curve(parts, runs, "train_hard_loss", color, (0, (1, 1)), "")
+            _curve(parts, runs, "train_soft_loss", color, "-")
+            _curve(parts, runs, "train_hard_loss", color, (0, (1, 1)))
     for axes, lines in drawn.items():
         _from_the_start_of_interest(axes, lines)
     _tidy(loss, "Training loss, as minimised", "epoch", "loss (nats)")

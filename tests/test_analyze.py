@@ -315,9 +315,9 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
         taught = {"teacher_sha256": f"teacher-resnet-{seed}", "lr": 0.05} | SMALL
         fake.write_run(small, "student-slow", seed, **taught)
         fake.write_run(small, "student-mine", seed, loss="mine", errors=0.5 * fake.ERRORS, **taught)
-        taught["teacher_sha256"] = f"baseline-{seed}"
+        taught["teacher_sha256"] = f"teacher-resnet-{1 - seed}"
         fake.write_run(small, "student-of-another", seed, **taught)
-    analyze.main(["--runs", str(small), "--out", str(small.parent / "out")])
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     mine, slow, kd = (
         [100 * records.read(small / "notes" / name / f"seed-{k}").right.mean() for k in (0, 1)]
@@ -883,15 +883,11 @@ def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_
     assert "**Experiment 2, recipe notes: distillation" in block
     assert "| student-resnet | 175.0 K | 93.05 | " in block and "student-mine" not in block
     assert "| student-mine | 1 | " in own and "student-resnet |" not in own
+    assert analyze.ONE_SEED_EXPLAINED in own  # of student-mine
     assert "\n- student-mine differs from the baseline in lr: " in own
     alone, taught = (
-        np.mean(
-            [
-                pd.read_csv(log)["test_accuracy"].max()
-                for log in small.glob(f"notes/{name}/*/log.csv")
-            ]
-        )
-        for name in ("baseline", "student-resnet")
+        np.mean([pd.read_csv(log)["test_accuracy"].max() for log in small.glob(logs)])
+        for logs in ("notes/baseline/*/log.csv", "notes/student-resnet/*/log.csv")
     )
     assert f"the gain is +0.76 points in the notes, {taught - alone:+.2f} [" in block
     assert (tmp_path / re.search(r"!\[.*\]\((.*)\)", block)[1]).exists()
