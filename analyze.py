@@ -628,7 +628,7 @@ def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
         words,
         ONE_SEED_EXPLAINED * (ONE_SEED in words),
         as_they_chose(trios),
-        "![Test accuracy by epoch](results/headline.png)",
+        "![Test accuracy by epoch](results/headline.svg)",
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -681,12 +681,12 @@ def fill(readme: str, part: str, content: str) -> str:
 
 
 def write_readme(path: Path, text: str, comparison: Comparison) -> None:
-    picture = path.parent / "results" / "headline.png"
+    picture = path.parent / "results" / "headline.svg"
     picture.parent.mkdir(exist_ok=True)
     pictured = {recipe: comparison.of(recipe) for recipe in comparison.recipes}
     for trio in comparison.main_experiments():
         pictured[trio.recipe] = plots.trio_groups(trio)
-    picture.write_bytes(to_bytes(plots.headline(pictured), "png"))
+    picture.write_bytes(to_bytes(plots.headline(pictured), "svg"))
     path.write_text(text, encoding="utf-8")
 
 

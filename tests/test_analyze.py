@@ -25,7 +25,7 @@ import analyze
 from common import plots, records
 from common.config import LOG_COLUMNS, RESULTS_DIR
 from common.errors import UserError
-from common.page import Picture
+from common.page import Picture, to_bytes
 from conftest import ROOT, only_line, run_script
 
 RESULTS_COLUMNS = (
@@ -35,6 +35,7 @@ RESULTS_COLUMNS = (
 )
 CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict,over,p"
 SMALL = {"count": 200, "epochs": 16}
+HEADLINE = plots.headline  # as it is before a test has it not drawn
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -908,7 +909,11 @@ def test_a_readme_without_its_marks_is_refused_before_anything_is_written(small,
     assert text is None or readme.read_text() == text
 
 
-def test_the_readme_is_current_with_the_published_results(tmp_path, undrawn):
+def test_the_readme_and_its_picture_are_current_with_the_published_results(
+    tmp_path, undrawn, monkeypatch
+):
+    monkeypatch.setattr(plots, "headline", HEADLINE)
+    monkeypatch.setattr(analyze, "to_bytes", to_bytes)
     readme = ROOT / "README.md"
     copy = tmp_path / "README.md"
     copy.write_bytes(readme.read_bytes())
@@ -916,6 +921,13 @@ def test_the_readme_is_current_with_the_published_results(tmp_path, undrawn):
         ["--runs", str(RESULTS_DIR), "--out", str(tmp_path / "out"), "--readme", str(copy)]
     )
     assert copy.read_text() == readme.read_text()
+    number = re.compile(r"-?\d+\.\d+")  # the last digit is the processor's
+    drawn, published = (
+        (folder / "headline.svg").read_text() for folder in (tmp_path / "results", RESULTS_DIR)
+    )
+    assert number.sub("", drawn) == number.sub("", published)
+    places = [np.array(number.findall(text), float) for text in (drawn, published)]
+    np.testing.assert_allclose(*places, atol=1e-3)
 
 
 def test_the_terminal_table_fits_80_columns(tmp_path, undrawn, capsys):

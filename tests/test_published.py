@@ -3,6 +3,7 @@
 import json
 import re
 
+import fake
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +12,11 @@ import torch
 from common import claims, compare, records, stats
 from common.config import RESULTS_DIR
 from common.data import load
+from common.errors import UserError
 from common.models import build
 from common.run import load as load_checkpoint
-from conftest import ROOT, run_script
+from conftest import ROOT, only_line, run_script
+from results import publish
 
 WEIGHTS = sorted(RESULTS_DIR.glob("*/*/seed-*/best.pt"))
 
@@ -79,3 +82,80 @@ def test_what_the_readme_says_by_hand_of_the_claims_is_what_the_runs_say(monkeyp
     gain, share = claims.gain(notes), compare.gap_recovered(notes)
     low, high = round(100 * share.low), round(100 * share.high)
     assert f"gain is {gain.low:+.2f} to {gain.high:+.2f}, {low} to {high} % of the gap" in readme
+
+
+def change_logits(folder, change) -> None:
+    with np.load(folder / "predictions.npz") as archive:
+        arrays = dict(archive)
+    for key in arrays:
+        if "logits" in key:
+            arrays[key] = change(arrays[key])
+    np.savez_compressed(folder / "predictions.npz", **arrays)
+
+
+def of_bfloat16(logits: np.ndarray) -> np.ndarray:
+    logits[np.arange(len(logits)), logits.argmax(1)] += 1  # no ties
+    logits[0, logits[0].argmin()] = 1e-30  # too small for float16
+    return torch.as_tensor(logits).bfloat16().float().numpy()
+
+
+@pytest.mark.parametrize("change", [None, of_bfloat16])
+def test_publishing_keeps_what_a_report_reads_in_fewer_bytes(tmp_path, change):
+    folder = fake.write_run(tmp_path / "runs", "baseline", 3, data_dir="/home/someone/data")
+    (folder / "best.pt").write_bytes(b"weights")
+    if change:
+        change_logits(folder, change)
+    target = publish.publish(folder, tmp_path / "results", weights=True)
+    before, after = records.read(folder), records.read(target)
+    assert target == tmp_path / "results" / "notes" / "baseline" / "seed-3"
+    assert (target / "best.pt").read_bytes() == b"weights"
+    assert after.config == before.config | {"data_dir": None}
+    assert after.log.equals(before.log) and after.weights_sha256 == before.weights_sha256
+    assert (after.predicted == before.predicted).all()
+    bound = 2**-25 if change else 1 / 8192
+    np.testing.assert_allclose(after.logits, before.logits, rtol=0, atol=bound)
+    np.testing.assert_allclose(after.val_logits, before.val_logits, rtol=0, atol=bound)
+    sizes = [(each / "predictions.npz").stat().st_size for each in (folder, target)]
+    assert sizes[1] < 0.7 * sizes[0]
+
+
+def unfinish(folder) -> None:
+    (folder / "summary.json").unlink()
+
+
+def nearly_tie(folder) -> None:
+    """An image's class leads the one before it by less than the rounding leaves."""
+
+    def change(logits: np.ndarray) -> np.ndarray:
+        image = logits.argmax(1).argmax()  # of a class that has one before it
+        winner = logits[image].argmax()
+        logits[image, winner - 1 : winner + 1] = 20, 20.00001
+        return logits
+
+    change_logits(folder, change)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "why"),
+    [
+        (unfinish, {}, "it is unfinished"),
+        (nearly_tie, {}, "changes a predicted class"),
+        (None, {"out": "/home/someone/run"}, "names a path outside the project"),
+        (lambda folder: (folder / "log.csv").write_text(""), {}, "not the columns of a log"),
+    ],
+)
+def test_what_cannot_be_published_is_one_line_and_leaves_nothing(tmp_path, spoil, settings, why):
+    folder = fake.write_run(tmp_path / "runs", "baseline", 0, **settings)
+    if spoil:
+        spoil(folder)
+    with pytest.raises(UserError, match=why):
+        publish.publish(folder, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_published_run_is_not_replaced(tmp_path):
+    folder = fake.write_run(tmp_path, "baseline", 0)
+    before = (folder / "predictions.npz").read_bytes()
+    done = run_script("results/publish.py", "--out", tmp_path, folder, check=2)
+    assert f"{folder} is there" in only_line(done)
+    assert (folder / "predictions.npz").read_bytes() == before
