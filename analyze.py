@@ -107,13 +107,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = terminal_table(table, recipe)
         print(f"\nrecipe {recipe}, accuracies in %\n{words}")
         if ONE_SEED in words:
-            print(textwrap.fill(ONE_SEED_EXPLAINED, 80))
+            print(wrapped(ONE_SEED_EXPLAINED))
         if own := own_in_words(comparison, recipe):
             print()
         for line in own:
-            print(textwrap.fill(line, 80, subsequent_indent="  "))
+            print(wrapped(line, indent="  "))
     for trio in comparison.experiments():
-        print(f"\n{textwrap.fill(headline(trio), 80)}")
+        print(f"\n{wrapped(headline(trio))}")
     print(f"\nreport: {args.out / 'report.html'}")
     return 1 if problems else 0
 
@@ -272,6 +272,13 @@ def terminal_table(table: pd.DataFrame, recipe: str) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """In 80 columns, no number parted from its % sign; `indent` for all lines but the first."""
+    fixed = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = textwrap.fill(fixed, 80, subsequent_indent=indent)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def measured(part: claims.Part) -> str:

@@ -75,7 +75,10 @@ def _curve(
     """Mean over the seeds, with the band from the lowest to the highest."""
     table = pd.concat([run.log.set_index("epoch")[column] for run in runs], axis=1)
     mean = table.mean(axis=1)
-    axes.plot(table.index, mean, color=color, linestyle=linestyle, linewidth=1.8, label=label)
+    axes.plot(
+        table.index, mean, color=color, linestyle=linestyle, linewidth=1.8, label=label,
+        marker="." if len(mean) == 1 else "",  # of one epoch there is no line
+    )  # fmt: skip
     if len(runs) > 1:
         axes.fill_between(
             table.index, table.min(axis=1), table.max(axis=1), color=color, alpha=0.15

@@ -862,6 +862,20 @@ def test_losses_are_drawn_logarithmically_unless_one_is_not_above_zero():
     assert (loss.get_yscale(), parts.get_yscale()) == ("log", "linear")
 
 
+@pytest.mark.parametrize(("epochs", "marker"), [(1, "."), (2, "")])
+def test_a_run_of_one_epoch_is_drawn_as_a_point(epochs, marker):
+    runs = {"baseline": [fake.record("baseline", 0, count=200, epochs=epochs)]}
+    loss, *_ = plots.curves("notes", runs).axes
+    assert [line.get_marker() for line in loss.lines] == [marker]
+
+
+def test_no_line_of_the_terminal_begins_with_a_percent_sign():
+    for length in range(70, 80):
+        lines = analyze.wrapped("x" * length + " 95 % and so on", indent="  ").splitlines()
+        assert max(map(len, lines)) <= 80
+        assert not any(line.lstrip().startswith("%") for line in lines)
+
+
 # ---------------------------------------------------------------- README, terminal, files
 
 MARKS = [mark for pair in analyze.README_MARKS.values() for mark in pair]
