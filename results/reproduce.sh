@@ -6,11 +6,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 train() { OMP_NUM_THREADS=$1 .venv/bin/python "train_$2.py" --recipe "$recipe" --resume "${@:3}"; }
 declare -A threads=([notes]=2 [best]=1) # of the ResNet teacher
-declare -A seeds=([notes]="0 1 2 3 4" [best]="0 1 2") # of experiment 2
 for recipe in "${@:-notes}"; do
   train "${threads[$recipe]}" teacher --arch resnet # one for all seeds
   train 1 teacher --arch cnn
-  for seed in ${seeds[$recipe]}; do
+  for seed in 0 1 2 3 4; do # experiment 2
     train 1 baseline --seed "$seed"
     train 1 student --seed "$seed" --teacher "runs/$recipe/teacher-resnet/seed-0"
   done
