@@ -59,11 +59,15 @@ def publish(folder: Path, root: Path, weights: bool = False) -> Path:
     target = root / run.recipe / run.name / f"seed-{run.seed}"
     if target.exists():
         raise UserError(f"cannot publish {folder}", f"{target} is there", "remove that first")
-    target.mkdir(parents=True)
-    (target / "config.json").write_text(settings)
-    save_compressed(target / "predictions.npz", arrays)
-    for name in ("log.csv", *(["best.pt"] if weights else []), "summary.json"):  # last: complete
-        shutil.copyfile(folder / name, target / name)
+    try:
+        target.mkdir(parents=True)
+        (target / "config.json").write_text(settings)
+        save_compressed(target / "predictions.npz", arrays)
+        for name in ("log.csv", *(["best.pt"] if weights else []), "summary.json"):
+            shutil.copyfile(folder / name, target / name)
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise UserError(f"cannot publish {folder}", str(error), "see there", 1) from error
     return target
 
 

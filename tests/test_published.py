@@ -172,3 +172,10 @@ def test_a_published_run_is_not_replaced(tmp_path):
     done = run_script("results/publish.py", "--out", tmp_path, folder, check=2)
     assert f"{folder} is there" in only_line(done)
     assert (folder / "predictions.npz").read_bytes() == before
+
+
+def test_a_run_without_the_weights_asked_for_is_not_published_by_halves(tmp_path):
+    folder = fake.write_run(tmp_path / "runs", "baseline", 0)
+    with pytest.raises(UserError, match=r"best\.pt"):
+        publish.publish(folder, tmp_path / "results", weights=True)
+    assert not list((tmp_path / "results").rglob("seed-0"))
