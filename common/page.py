@@ -89,7 +89,8 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
                     contents.append(f'<li><a href="#{anchor}">{html.escape(text)}</a></li>')
                 body.append(f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>')
             case Text(text, strong):
-                body.append(f"<p{' class=strong' if strong else ''}>{html.escape(text)}</p>")
+                words = html.escape(text).replace(" %", "&nbsp;%")  # no line begins with %
+                body.append(f"<p{' class=strong' if strong else ''}>{words}</p>")
             case Table(caption, columns, rows):
                 body.append(_html_table(caption, columns, rows))
             case Picture(svg=svg, alt=alt):
