@@ -59,6 +59,8 @@ def _tidy(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
+    if x == "epoch":
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # none between
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

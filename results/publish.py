@@ -4,8 +4,9 @@
   python results/publish.py --weights runs/best/teacher-resnet/seed-0
 
 predictions.npz loses logits_last, which no report reads. Logits go to float16 if
-that keeps them (bfloat16's), else to float32 rounded to 1/4096; a rounding that
-changes a predicted class is refused. What is published already stays as it is.
+that keeps them (bfloat16's), else to float32 rounded to 1/64, or to the first of
+1/128 to 1/4096 that changes no predicted class; where all do, the run is refused.
+What is published already stays as it is.
 """
 
 import json
@@ -23,7 +24,7 @@ from common.config import RESULTS_DIR, Parser  # noqa: E402
 from common.errors import UserError, script  # noqa: E402
 from common.records import Unreadable, read  # noqa: E402
 
-GRID = 4096  # float32 logits become multiples of 1 / GRID
+GRIDS = (64, 128, 256, 512, 1024, 2048, 4096)  # float32 logits become multiples of 1 / grid
 HALF_ERROR = 2**-25  # what float16 does to a bfloat16 number that is too small for it
 
 
@@ -76,11 +77,12 @@ def smaller(logits: np.ndarray, folder: Path) -> np.ndarray:
     half = logits.astype(np.float16)
     if np.abs(half - logits).max() <= HALF_ERROR:
         return half
-    rounded = np.round(GRID * logits) / GRID
-    if (rounded.argmax(1) != logits.argmax(1)).any():
-        why = f"rounding its logits to 1/{GRID} changes a predicted class"
-        raise UserError(f"cannot publish {folder}", why, "take a finer GRID")
-    return rounded
+    for grid in GRIDS:
+        rounded = np.round(grid * logits) / grid
+        if (rounded.argmax(1) == logits.argmax(1)).all():
+            return rounded
+    why = f"rounding its logits to 1/{GRIDS[-1]} changes a predicted class"
+    raise UserError(f"cannot publish {folder}", why, "add a finer one to GRIDS")
 
 
 def save_compressed(path: Path, arrays: dict[str, np.ndarray]) -> None:

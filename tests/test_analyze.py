@@ -867,6 +867,7 @@ def test_a_run_of_one_epoch_is_drawn_as_a_point(epochs, marker):
     runs = {"baseline": [fake.record("baseline", 0, count=200, epochs=epochs)]}
     loss, *_ = plots.curves("notes", runs).axes
     assert [line.get_marker() for line in loss.lines] == [marker]
+    assert all(tick == int(tick) for tick in loss.get_xticks())  # there is no epoch 0.96
 
 
 def test_no_line_of_the_terminal_begins_with_a_percent_sign():
