@@ -335,12 +335,22 @@ def blocks(
     yield from claims_blocks(verdicts)
     for recipe in comparison.recipes:
         groups = comparison.of(recipe)
+        own = {n: comparison.drawn_beside(recipe, n) for n in groups if n not in NAMES}
         yield Heading(f"Curves, recipe {recipe}")
-        yield Picture.of(
-            f"curves-{recipe}",
-            plots.curves(recipe, groups),
-            f"Training loss, its hard and soft parts, and accuracies by epoch, recipe {recipe}.",
-        )
+        if known := {name: runs for name, runs in groups.items() if name in NAMES}:
+            yield Picture.of(
+                f"curves-{recipe}",
+                plots.curves(recipe, known),
+                "Training loss, its hard and soft parts, and accuracies by epoch, recipe "
+                f"{recipe}.",
+            )
+        if own:
+            yield Picture.of(
+                f"own-curves-{recipe}",
+                plots.own_curves(groups, own),
+                "Training loss and held-out accuracy by epoch of the networks that the notes do "
+                f"not have, each beside the notes' that it compares with, recipe {recipe}.",
+            )
         yield Picture.of(
             f"seeds-{recipe}",
             plots.seeds(recipe, groups),

@@ -5,6 +5,7 @@ tell apart, and every line has a style or a marker of its own besides.
 """
 
 import itertools
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -161,6 +162,34 @@ def curves(recipe: str, groups: Groups) -> Figure:
         title=f"recipe {recipe}\n"
         + ("line: mean over the seeds,\nband: lowest to highest" if spread else "one seed")
         + "\nmarker: best epoch on those images\n",
+    )  # fmt: skip
+    return figure
+
+
+def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
+    """Training loss and held-out accuracy of each network in `beside`, with those it names."""
+    rows = math.ceil(len(beside) / 2)
+    figure = _figure(12, 2.6 * rows + 0.5)
+    panels = figure.subplots(rows, 4, squeeze=False).reshape(-1, 2)
+    lines, handles = [], {}
+    for (loss, held_out), (name, others) in zip(panels, beside.items(), strict=False):
+        for each in (*others, name):
+            color, line, _ = Style("black", "-", "") if each == name else STYLES[each]
+            label = "the network of the title" if each == name else each
+            _curve(loss, groups[each], "train_loss", color, line, label)
+            lines.append(_curve(held_out, groups[each], "val_accuracy", color, line).to_numpy())
+        _tidy(loss, name, "epoch", "training loss (nats)")
+        _logarithmic(loss)
+        _tidy(held_out, "", "epoch", "held-out accuracy (%)")
+        drawn, labels = loss.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
+    for _, held_out in panels[: len(beside)]:
+        _from_the_start_of_interest(held_out, lines)
+    for axes in panels[len(beside) :].flat:
+        axes.axis("off")
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=5, frameon=False,
+        title="lines: means over the seeds, bands: lowest to highest",
     )  # fmt: skip
     return figure
 

@@ -83,7 +83,7 @@ def record(
         },
         columns=LOG_COLUMNS,
     )  # fmt: skip
-    parameters, multiply_adds = NETWORKS[arch] if role == "teacher" else SMALL
+    parameters, multiply_adds = NETWORKS[arch.partition("-")[0]] if role == "teacher" else SMALL
     config = SHARED | dict(
         recipe=recipe, epochs=epochs, seed=seed, role=role, name=name,
         arch=arch if role == "teacher" else "small-cnn",

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import analyze
-from common import plots, records
+from common import compare, plots, records
 from common.config import LOG_COLUMNS, RESULTS_DIR
 from common.errors import UserError
 from common.page import Picture, to_bytes
@@ -868,6 +868,31 @@ def test_a_run_of_one_epoch_is_drawn_as_a_point(epochs, marker):
     loss, *_ = plots.curves("notes", runs).axes
     assert [line.get_marker() for line in loss.lines] == [marker]
     assert all(tick == int(tick) for tick in loss.get_xticks())  # there is no epoch 0.96
+
+
+def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(small):
+    for name in ("student-mine", "baseline-long", "teacher-resnet-mine"):
+        fake.write_run(small, name, 0, teacher_sha256="teacher-resnet-0", **SMALL)
+    comparison = compare.Comparison(records.read_all(small)[0])
+    groups = comparison.of("notes")
+    own = {
+        name: comparison.drawn_beside("notes", name) for name in groups if name not in records.NAMES
+    }
+    assert own == {
+        "baseline-long": ["baseline"],
+        "student-mine": ["baseline", "student-resnet"],
+        "teacher-resnet-mine": ["teacher-resnet"],
+    }
+    figure = plots.own_curves(groups, own)
+    panels = iter(figure.axes)
+    for name, others in own.items():
+        loss, held_out = next(panels), next(panels)
+        assert loss.get_title(loc="left") == name
+        for axes, column in ((loss, "train_loss"), (held_out, "val_accuracy")):
+            assert len(axes.lines) == len(others) + 1
+            mean = np.mean([run.log[column] for run in groups[name]], axis=0)
+            assert axes.lines[-1].get_ydata() == pytest.approx(mean)
+    assert not any(axes.axison for axes in panels)
 
 
 def test_no_line_of_the_terminal_begins_with_a_percent_sign():
