@@ -310,11 +310,21 @@ def reliability(trio: Trio) -> Figure:
 
 
 def cost(recipe: str, groups: Groups) -> Figure:
-    """Test accuracy against size and against compute; the notes' points where they have one."""
+    """Test accuracy against size and against compute; the notes' points where they have one.
+
+    Networks of one's own are left out where the notes' have that size: they would lie on them.
+    """
     figure = _figure(11, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
     styles = _styles(groups)
+    size = {
+        name: (runs[0].config["parameters"], runs[0].config["multiply_adds"])
+        for name, runs in groups.items()
+    }
+    taken = {size[name] for name in groups if name in STYLES}
     for name, runs in groups.items():
+        if name not in STYLES and size[name] in taken:
+            continue
         values = [100 * run.right.mean() for run in runs]
         color, _, marker = styles[name]
         for axes, key in zip(panels, ("parameters", "multiply_adds"), strict=True):

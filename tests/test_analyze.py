@@ -895,6 +895,15 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(small
     assert not any(axes.axison for axes in panels)
 
 
+def test_a_network_of_ones_own_has_a_point_against_cost_where_its_size_is_new():
+    names = ("baseline", "student-mine", "mine")
+    runs = {name: [fake.record(name, 0, count=200)] for name in names}
+    runs["mine"][0].config["multiply_adds"] += 1
+    size, _ = plots.cost("notes", runs).axes
+    labels = [line.get_label() for line in size.lines]
+    assert labels[:2] == ["baseline", "mine"] and "student-mine" not in labels
+
+
 def test_no_line_of_the_terminal_begins_with_a_percent_sign():
     for length in range(70, 80):
         lines = analyze.wrapped("x" * length + " 95 % and so on", indent="  ").splitlines()
