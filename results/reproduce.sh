@@ -16,6 +16,10 @@ for recipe in "${@:-notes}"; do
   train 1 student --teacher "runs/$recipe/teacher-cnn/seed-0"
   if [ "$recipe" = best ]; then # controls, and an ensemble as the teacher
     train 1 baseline --label-smoothing 0.1 --out runs/best/baseline-smoothed/seed-0
+    train 1 baseline --epochs 100 --out runs/best/baseline-100-epochs/seed-0
+    for loss in dist logit-standard; do
+      train 1 student --loss "$loss" --teacher results/best/teacher-resnet/seed-0
+    done
     train 2 baseline --precision float32 --out runs/best/baseline-float32/seed-0
     train 2 student --precision float32 --loss dkd --teacher results/best/teacher-resnet/seed-0
     second=runs/best/teacher-resnet-wd5e-4/seed-0
