@@ -266,10 +266,11 @@ def terminal_table(table: pd.DataFrame, recipe: str) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[0] = min(widths[0], 80 - sum(widths[1:]) - len(widths[1:]))
+    for row in rows:
+        if len(row[0]) > widths[0]:
+            row[0] = row[0][: widths[0] - 1] + "…"
     return "\n".join(
-        " ".join(
-            word[:width].ljust(width) for word, width in zip(row, widths, strict=True)
-        ).rstrip()
+        " ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
 
