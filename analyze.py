@@ -336,7 +336,6 @@ def blocks(
     yield from claims_blocks(verdicts)
     for recipe in comparison.recipes:
         groups = comparison.of(recipe)
-        own = {n: comparison.drawn_beside(recipe, n) for n in groups if n not in NAMES}
         yield Heading(f"Curves, recipe {recipe}")
         if known := {name: runs for name, runs in groups.items() if name in NAMES}:
             yield Picture.of(
@@ -345,7 +344,7 @@ def blocks(
                 "Training loss, its hard and soft parts, and accuracies by epoch, recipe "
                 f"{recipe}.",
             )
-        if own:
+        if own := comparison.drawn_beside(recipe):
             yield Picture.of(
                 f"own-curves-{recipe}",
                 plots.own_curves(groups, own),

@@ -114,16 +114,21 @@ class Comparison:
             default=None,
         )
 
-    def drawn_beside(self, recipe: str, name: str) -> list[str]:
-        """Of the notes' networks those beside whose curves one of one's own is drawn.
+    def drawn_beside(self, recipe: str) -> dict[str, list[str]]:
+        """Networks that the notes do not have, each with those of the notes it is drawn beside.
 
         The teachers for a teacher, else the baseline, and for a student plain distillation too.
         """
         groups = self.of(recipe)
-        if groups[name][0].role == "teacher":
-            return [other for other in groups if other in NAMES and other.startswith("teacher")]
-        kd = self.against_kd(recipe, name) if groups[name][0].role == "student" else None
-        return [*({"baseline"} & groups.keys()), *([kd.baselines[0].name] if kd else [])]
+        beside = {}
+        for name, runs in groups.items():
+            if name not in NAMES:
+                role = runs[0].role
+                wanted = {"teacher-resnet", "teacher-cnn"} if role == "teacher" else {"baseline"}
+                if role == "student" and (kd := self.against_kd(recipe, name)):
+                    wanted.add(kd.baselines[0].name)
+                beside[name] = [other for other in groups if other in wanted]
+        return beside
 
     def against_equal(self, recipe: str, name: str) -> list[Trio]:
         """The runs of a student with each control that differs from them in the loss alone.

@@ -60,8 +60,6 @@ def _tidy(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    if x == "epoch":
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # none between
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -82,6 +80,7 @@ def _curve(
         table.index, mean, color=color, linestyle=linestyle, linewidth=1.8, label=label,
         marker="." if len(mean) == 1 else "",  # of one epoch there is no line
     )  # fmt: skip
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half epochs
     if len(runs) > 1:
         axes.fill_between(
             table.index, table.min(axis=1), table.max(axis=1), color=color, alpha=0.15
