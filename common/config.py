@@ -49,7 +49,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "best": {
         "teacher": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,
-            weight_decay=1e-3, label_smoothing=0.0, padding=2, flip=True, cutout=10,
+            weight_decay=5e-4, label_smoothing=0.0, padding=2, flip=True, cutout=8,
         ),
         "small-cnn": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,

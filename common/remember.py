@@ -26,9 +26,9 @@ MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer p
 class RememberedLogits:
     """Logits of a frozen network for training batches: (N, 10) float32.
 
-    With few views they are computed in batches of one fixed size, whatever is asked for, and so
+    They are computed before an epoch, in batches of one fixed size, whatever is asked for, and so
     are the same bits whether remembered, read from disk, or computed anew. With more than
-    MAX_VIEWS nothing is remembered: the network is asked at every step.
+    MAX_VIEWS nothing is remembered beyond the epoch.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class RememberedLogits:
         self.network = network.to(device.type, device.dtype)
         self.data = data
         self.device = device
-        self.table: Tensor | None = None
+        self.remembers = data.views.count <= MAX_VIEWS
         self.asked = 0  # how many answers were computed
         self.kept = 0  # how many of them are in the table on disk
         views = data.views
@@ -49,12 +49,11 @@ class RememberedLogits:
         }  # fmt: skip
         name = hashlib.sha256(repr(self.key).encode()).hexdigest()[:12]
         self.path = folder / f"logits-{name}.pt" if folder else None
-        if views.count <= MAX_VIEWS:
-            self.table = self._read()
+        self.table = self._read()
 
     def _read(self) -> Tensor:
-        shape = (self.data.views.count, len(self.data), 10)
-        if self.path:
+        shape = (self.data.views.count if self.remembers else 1, len(self.data), 10)
+        if self.path and self.remembers:
             with contextlib.suppress(OSError, ValueError):  # absent or damaged: computed again
                 content = load(self.path)
                 table = content.get("table")
@@ -62,15 +61,12 @@ class RememberedLogits:
                     return table.to(self.device.type)
         return torch.full(shape, torch.nan).to(self.device.type)
 
-    def _compute(self, images: Tensor) -> Tensor:
-        with torch.no_grad(), self.device.autocast():
-            return self.network(images).float()
-
     def prepare(self, index: Tensor, view: Tensor, stop: StopSignals) -> None:
         """Compute what is not known yet of an epoch's views (M,) of images (M,)."""
-        if self.table is None:
-            return
-        missing = self.table[view, index, 0].isnan().nonzero().squeeze(1)
+        if not self.remembers:
+            self.table.fill_(torch.nan)
+        row = self._row(view)
+        missing = self.table[row, index, 0].isnan().nonzero().squeeze(1)
         size = self.device.evaluation_batch
         with progress(self.device, "asking the teacher", len(missing), "image") as bar:
             for start in range(0, len(missing), size):
@@ -79,23 +75,28 @@ class RememberedLogits:
                 self.asked += len(chunk)
                 # Filled up with repeats: always the same batch size, and so the same arithmetic.
                 full = chunk.repeat(-(-size // len(chunk)))[:size]
-                logits = self._compute(self.data.batch(index[full], view[full]).images)
-                self.table[view[chunk], index[chunk]] = logits[: len(chunk)]
+                images = self.data.batch(index[full], view[full]).images
+                with torch.no_grad(), self.device.autocast():
+                    logits = self.network(images).float()
+                self.table[row[chunk], index[chunk]] = logits[: len(chunk)]
                 bar.update(len(chunk))
         if self.asked - self.kept > KEEP_SHARE * self.table[..., 0].numel():  # a kill may come
             self.keep()
 
     def __call__(self, batch: Batch) -> Tensor:
-        if self.table is None:
-            return self._compute(batch.images)
-        return self.table[batch.view, batch.index]
+        return self.table[self._row(batch.view), batch.index]
+
+    def _row(self, view: Tensor) -> Tensor:
+        """Where the table has the answers to these views."""
+        return view if self.remembers else torch.zeros_like(view)
 
     def keep(self) -> None:
         """Leave the table on disk for the next student, if the disk takes it.
 
         Of several processes each has asked for its part of the images only: nothing is kept.
         """
-        if self.asked > self.kept and self.path and self.device.processes == 1:
+        whole = self.remembers and self.device.processes == 1
+        if whole and self.asked > self.kept and self.path:
             self.kept = self.asked
             with contextlib.suppress(UserError):
                 save(self.path, {"key": self.key, "table": self.table.cpu()})

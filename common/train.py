@@ -117,9 +117,11 @@ class Trainer:
         # 1 from the first non-finite step on, so a GPU need be asked only once an epoch.
         self.optimizer.grad_scale = None
         self.optimizer.found_inf = torch.zeros((), device=device.type)
-        # Sums over the epoch's images: total, hard and soft loss, right answers; good steps.
+        # Sums over the epoch's images: total, hard and soft loss, right answers; in good steps.
         self.sums = torch.zeros(5, device=device.type)
-        self._graphs: dict[int, Callable[[Tensor, Tensor], None]] = {}
+        self._zero = torch.zeros((), device=device.type)
+        self._one = torch.ones((), device=device.type)
+        self._graphs: dict[int, Callable[[Batch], None]] = {}
 
     def load_state(self, checkpoint: dict[str, Any]) -> None:
         self.network.load_state_dict(checkpoint["network"])
@@ -130,11 +132,11 @@ class Trainer:
         if self.device.type == "cuda" and "cuda" in checkpoint["generators"]:
             torch.cuda.set_rng_state(checkpoint["generators"]["cuda"])
 
-    def step(self, index: Tensor, view: Tensor) -> None:
-        """One step on views (N,) of images (N,), at the learning rate in `self.rate`."""
-        size = len(index)
-        index, view, share = self._share(index, view)
-        batch = self.data.batch(index, view)
+    def step(self, batch: Batch) -> None:
+        """One step on a batch, at the learning rate in `self.rate`."""
+        size = len(batch.labels)
+        own, share = self._own(size)
+        batch = Batch(*(part[own] for part in batch))
         with self.device.autocast():
             logits = self.forward(batch.images)
         logits = logits.float()
@@ -143,32 +145,33 @@ class Trainer:
         # The processes' gradients are averaged; the loss is a mean over the whole batch's images.
         (loss.total * (share * self.device.processes)).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        bad = ~torch.isfinite(norm + loss.total.detach())
-        self.optimizer.found_inf.copy_(torch.maximum(self.optimizer.found_inf, bad.float()))
+        # In one kernel what torch.amp.GradScaler does: found_inf becomes 1 if one is not finite.
+        torch._amp_foreach_non_finite_check_and_unscale_(
+            [loss.total.detach(), *gradients], self.optimizer.found_inf, self._one
+        )
         self.optimizer.step()
         with torch.no_grad():
             self.has_soft_loss = loss.soft is not None
-            soft = loss.soft if self.has_soft_loss else torch.zeros_like(loss.hard)
-            right = (logits.argmax(1) == batch.labels).sum().float()
-            parts = torch.stack([loss.total, loss.hard, soft, right / len(index)]) * (share * size)
-            good = (1 - self.optimizer.found_inf) / self.device.processes
-            self.sums += torch.cat([parts, good[None]])
+            soft = loss.soft if self.has_soft_loss else self._zero
+            right = (logits.argmax(1) == batch.labels).sum(dtype=torch.float32)
+            good = 1 - self.optimizer.found_inf
+            parts = [loss.total, loss.hard, soft, right / len(batch.labels), good]
+            self.sums += torch.stack(parts) * (share * size)
 
-    def _share(self, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor, float]:
-        """This process's part of a batch, and how much of the batch it stands for."""
+    def _own(self, size: int) -> tuple[slice, float]:
+        """Which images of a batch are this process's, and how much of the batch they stand for."""
         count = self.device.processes
-        if len(index) < 2 * count:  # too few for batch norm: every process takes them all
-            return index, view, 1 / count
+        if size < 2 * count:  # too few for batch norm: every process takes them all
+            return slice(None), 1 / count
         own = slice(self.device.rank, None, count)
-        return index[own], view[own], len(index[own]) / len(index)
+        return own, len(range(size)[own]) / size
 
     def own_part(self, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
         """What this process will see of the views (M,) of images (M,) of an epoch."""
         size = self.config.batch_size
-        batches = zip(index.split(size), view.split(size), strict=True)
-        index, view, _ = zip(*(self._share(*batch) for batch in batches), strict=True)
-        return torch.cat(index), torch.cat(view)
+        batches = [batch.T for batch in torch.stack([index, view], 1).split(size)]
+        own = [batch[:, self._own(batch.shape[1])[0]] for batch in batches]
+        return tuple(torch.cat(own, 1))
 
     def _average_statistics(self) -> None:
         """Make the processes' batch-norm statistics one, as each of them evaluates."""
@@ -191,11 +194,12 @@ class Trainer:
         rates = learning_rates(self.config, math.ceil(len(index) / self.config.batch_size), epoch)
         on_device = rates.float().to(self.device.type)
         synchronous = self.device.type == "cpu"  # reading a value costs nothing there
+        images = self.data.batch(index, view)  # of all steps at once: a GPU launches less for it
         for step, start in enumerate(range(0, len(index), self.config.batch_size)):
             stop.check()
             self.rate.copy_(on_device[step])
             chunk = slice(start, start + self.config.batch_size)
-            self._replay_or_run(index[chunk], view[chunk])
+            self._replay_or_run(Batch(*(part[chunk] for part in images)))
             if synchronous and self.optimizer.found_inf:
                 break
             if bar is not None:
@@ -205,7 +209,7 @@ class Trainer:
             self._average_statistics()
         sums = self.sums.tolist()
         if self.optimizer.found_inf:
-            step = round(sums[4])  # a sum of thirds, say
+            step = round(sums[4]) // self.config.batch_size
             raise UserError(
                 f"the loss or a gradient is not finite in epoch {epoch}, step {step + 1} of "
                 f"{len(rates)}, at learning rate {rates[step]:.3g}",
@@ -215,17 +219,18 @@ class Trainer:
             )
         return sums[:4], float(rates[-1])
 
-    def _replay_or_run(self, index: Tensor, view: Tensor) -> None:
+    def _replay_or_run(self, batch: Batch) -> None:
         if self.device.type != "cuda" or self.config.compile or self.device.processes > 1:
-            self.step(index, view)
+            self.step(batch)
             return
-        if len(index) not in self._graphs:
-            self._graphs[len(index)] = self._capture(index, view)
-        self._graphs[len(index)](index, view)
+        size = len(batch.labels)
+        if size not in self._graphs:
+            self._graphs[size] = self._capture(batch)
+        self._graphs[size](batch)
 
-    def _capture(self, index: Tensor, view: Tensor) -> Callable[[Tensor, Tensor], None]:
+    def _capture(self, batch: Batch) -> Callable[[Batch], None]:
         """Record a step as a CUDA graph, so that the host launches it as one; undo the warm-up."""
-        index, view = index.clone(), view.clone()
+        batch = Batch(*(part.clone() for part in batch))
         held = [*self.network.state_dict().values(), self.sums, self.optimizer.found_inf]
         before = [tensor.clone() for tensor in held]
         momenta = {
@@ -248,13 +253,13 @@ class Trainer:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream), torch.enable_grad():
                 for _ in range(3):
-                    self.step(index, view)
+                    self.step(batch)
             torch.cuda.current_stream().wait_stream(stream)
             restore()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                self.step(index, view)
+                self.step(batch)
         except RuntimeError as error:  # a loss of the user's own may ask the device for a value
             reason = str(error).splitlines()[0]
             print(
@@ -264,9 +269,9 @@ class Trainer:
             restore()
             return self.step
 
-        def replay(next_index: Tensor, next_view: Tensor) -> None:
-            index.copy_(next_index)
-            view.copy_(next_view)
+        def replay(following: Batch) -> None:
+            for part, values in zip(batch, following, strict=True):
+                part.copy_(values)
             graph.replay()
 
         return replay

@@ -265,16 +265,22 @@ def join(rank: int, processes: int, port: int) -> None:
 
 
 def note_batches(path: str) -> None:
-    """Write to `path` a line for each batch: which images it has, and which views of them."""
-    original = common.batches.Dataset.batch
+    """Write to `path` a line for each step: which images its loss has, and which views of them."""
+    original = common.train.Trainer.__init__
 
-    def batch(self: Any, index: torch.Tensor, view: torch.Tensor) -> common.batches.Batch:
-        with open(path, "a") as file:
-            pairs = zip(index.tolist(), view.tolist(), strict=True)
-            print(*(f"{image}:{number}" for image, number in pairs), file=file)
-        return original(self, index, view)
+    def init(self: Any, *arguments: Any) -> None:
+        original(self, *arguments)
+        objective = self.objective
 
-    common.batches.Dataset.batch = batch
+        def noted(logits: torch.Tensor, batch: common.batches.Batch) -> Any:
+            with open(path, "a") as file:
+                pairs = zip(batch.index.tolist(), batch.view.tolist(), strict=True)
+                print(*(f"{image}:{number}" for image, number in pairs), file=file)
+            return objective(logits, batch)
+
+        self.objective = noted
+
+    common.train.Trainer.__init__ = init
 
 
 class WatchingNorm(nn.Module):

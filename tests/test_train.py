@@ -193,6 +193,20 @@ def test_alpha_0_trains_exactly_like_the_baseline(dataset, device, teacher):
     assert not equal(dict(baseline.network.state_dict()), dict(other.network.state_dict()))
 
 
+class Asking:
+    """A teacher that is asked at every step."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def __call__(self, batch):
+        with torch.no_grad():
+            return self.network(batch.images)
+
+    def prepare(self, index, view, stop):
+        pass
+
+
 def test_training_with_the_table_is_training_with_the_teacher(dataset, device, teacher, tmp_path):
     def trained(remembered):
         torch.manual_seed(0)
@@ -205,9 +219,7 @@ def test_training_with_the_table_is_training_with_the_teacher(dataset, device, t
     table = RememberedLogits(teacher, dataset, device, "digest", tmp_path)
     with_table = trained(table)
     assert 0 < table.asked <= 2 * len(dataset)
-    asking = RememberedLogits(teacher, dataset, device, "digest", None)
-    asking.table = None
-    weights = trained(asking)
+    weights = trained(Asking(teacher))
     for key in weights:
         torch.testing.assert_close(with_table[key], weights[key], rtol=1e-4, atol=1e-5)
     table.keep()
@@ -272,15 +284,24 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_logits(dataset, device
 
 def test_the_teacher_is_unchanged_by_training_a_student(dataset, device, teacher):
     before = copy.deepcopy(teacher.state_dict())
-    remembered = RememberedLogits(teacher, dataset, device, "digest", None)
-    remembered.table = None  # it is asked at every step
-    train(trainer(dataset, device, student_objective(remembered, alpha=0.5)), len(dataset))
+    train(trainer(dataset, device, student_objective(Asking(teacher), alpha=0.5)), len(dataset))
     assert equal(dict(before), dict(teacher.state_dict())) and not teacher.training
 
 
-def test_a_teacher_with_many_views_is_asked_at_every_step(tiny_data, device, teacher):
+def test_a_teacher_with_many_views_is_asked_anew_in_every_epoch(
+    tiny_data, device, teacher, tmp_path
+):
     data = Dataset(load(tiny_data), Views(padding=3, flip=True), "cpu")
-    assert RememberedLogits(teacher, data, device, "digest", None).table is None
+    logits = RememberedLogits(teacher, data, device, "digest", tmp_path)
+    for epoch in (1, 2):
+        index, view = data.epoch(0, epoch)
+        with StopSignals() as stop:
+            logits.prepare(index, view, stop)
+        assert logits.asked == epoch * len(data)
+        batch = data.batch(index[-50:], view[-50:])
+        torch.testing.assert_close(logits(batch), teacher(batch.images), rtol=1e-4, atol=1e-4)
+    logits.keep()
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- fairness
