@@ -172,7 +172,7 @@ class Config:
     lr: float = setting(positive, "peak learning rate")
     schedule: str = setting(
         one_of("constant", "step", "cosine"),
-        "learning rate by step: constant; step (a quarter from 60 %% of the steps); cosine to 0",
+        "learning rate by step: constant; step (0.4 of it from 60 %% of the steps); cosine to 0",
     )
     warmup: float = setting(below_one, "share of all steps in which the rate rises from 0")
     momentum: float = setting(below_one, "Nesterov momentum", 0.9)
