@@ -10,6 +10,7 @@ import pandas as pd
 
 from common import claims, stats
 from common.claims import Trio
+from common.config import RECIPES
 from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, ensemble, in_words, order
 from common.stats import Estimate
 
@@ -47,7 +48,9 @@ class Comparison:
             if (teacher.recipe, teacher.name) not in here:
                 groups[teacher.recipe, teacher.name].append(teacher)
         self.unfinished = {(r.recipe, r.name) for r in records if not r.complete}
-        self.recipes = sorted({recipe for recipe, _ in groups}, reverse=True)  # notes, best
+        present = {recipe for recipe, _ in groups}
+        self.recipes = [each for each in RECIPES if each in present]
+        self.recipes += sorted(present - RECIPES.keys())
         self.groups = {
             key: groups[key]
             for key in sorted(groups, key=lambda k: (self.recipes.index(k[0]), order(k[1])))
@@ -139,13 +142,18 @@ class Comparison:
         return [trio for trio in trios if trio and _differ_in_the_loss(*trio.pairs()[0])]
 
     def remarks(self, recipe: str) -> list[str]:
-        """Why a comparison with a network of one's own may be unfair, in words; and ensembles."""
+        """Why a comparison may be unfair, in words; and ensembles."""
         remarks = []
-        for name in self.own(recipe):
-            runs = self.groups[recipe, name]
-            for base in self.groups.get((recipe, "baseline"), [])[:1]:
-                if what := in_words(base, runs[0], LOSS_ALONE):
-                    remarks.append(f"{name} differs from the baseline in {what}")
+        for name, runs in self.of(recipe).items():
+            if name == "baseline" or runs[0].role == "teacher":
+                continue
+            trio = self.trio(recipe, name)
+            bases = self.groups.get((recipe, "baseline"), [])[:1]  # where none has its seed
+            pairs = trio.pairs() if trio else [(base, runs[0]) for base in bases]
+            unequal = dict.fromkeys(in_words(*pair, LOSS_ALONE) for pair in pairs)
+            remarks += [f"{name} differs from the baseline in {what}" for what in unequal if what]
+            if name in NAMES:
+                continue
             trio = self.against_kd(recipe, name)
             digests = [
                 [run.teacher_digests for run in pair] for pair in (trio.pairs() if trio else ())

@@ -1,29 +1,47 @@
 #!/usr/bin/env bash
-# The commands of the published runs, from the project's root after `make setup`. Stopped, the same
-# command goes on. The number of threads is given because the last bits depend on it. On several
-# cores, run both recipes at once: `bash results/reproduce.sh notes & bash results/reproduce.sh best`.
+# The commands of the published runs, from the project's root after `make setup`: of notes, best, or
+# best-v1. Stopped, the same command goes on. The number of threads is given because on a CPU the
+# last bits depend on it. On several cores, run both recipes at once:
+# `bash results/reproduce.sh notes & bash results/reproduce.sh best`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 train() { OMP_NUM_THREADS=$1 .venv/bin/python "train_$2.py" --recipe "$recipe" --resume "${@:3}"; }
-declare -A threads=([notes]=2 [best]=1) # of the ResNet teacher
-for recipe in "${@:-notes}"; do
-  train "${threads[$recipe]}" teacher --arch resnet # one for all seeds
-  train 1 teacher --arch cnn
-  for seed in 0 1 2 3 4; do # experiment 2
-    train 1 baseline --seed "$seed"
-    train 1 student --seed "$seed" --teacher "runs/$recipe/teacher-resnet/seed-0"
-  done
-  train 1 student --teacher "runs/$recipe/teacher-cnn/seed-0"
-  if [ "$recipe" = best ]; then # controls, and an ensemble as the teacher
-    train 1 baseline --label-smoothing 0.1 --out runs/best/baseline-smoothed/seed-0
-    train 1 baseline --epochs 100 --out runs/best/baseline-100-epochs/seed-0
-    for loss in dist logit-standard; do
-      train 1 student --loss "$loss" --teacher results/best/teacher-resnet/seed-0
-    done
-    train 2 baseline --precision float32 --out runs/best/baseline-float32/seed-0
-    train 2 student --precision float32 --loss dkd --teacher results/best/teacher-resnet/seed-0
-    second=runs/best/teacher-resnet-wd5e-4/seed-0
-    train 2 teacher --precision float32 --weight-decay 5e-4 --cutout 8 --out "$second"
-    train 2 student --precision float32 --teacher results/best/teacher-resnet/seed-0 "$second"
-  fi
+for part in "${@:-notes}"; do
+  recipe=${part%-v1} runs=runs/$part
+  case $part in
+    notes | best)
+      for seed in 0 1 2 3 4; do
+        for arch in resnet cnn; do train 1 teacher --arch "$arch" --seed "$seed"; done
+        train 1 baseline --seed "$seed"
+        teacher=$seed # notes: one for all
+        [ "$part" = best ] || teacher=0
+        for arch in resnet cnn; do
+          train 1 student --seed "$seed" --teacher "$runs/teacher-$arch/seed-$teacher"
+        done
+      done
+      ;;
+    best-v1)
+      old=(--weight-decay 1e-3 --cutout 10) first=$runs/teacher-resnet/seed-0
+      train 1 teacher --arch resnet "${old[@]}" --out "$first"
+      train 1 teacher --arch cnn "${old[@]}" --out "$runs/teacher-cnn/seed-0"
+      for seed in 0 1 2 3 4; do
+        train 1 baseline --seed "$seed" --out "$runs/baseline/seed-$seed"
+        train 1 student --seed "$seed" --teacher "$first" --out "$runs/student-resnet/seed-$seed"
+      done
+      train 1 student --teacher "$runs/teacher-cnn/seed-0" --out "$runs/student-cnn/seed-0"
+      train 1 baseline --label-smoothing 0.1 --out "$runs/baseline-smoothed/seed-0"
+      train 1 baseline --epochs 100 --out "$runs/baseline-100-epochs/seed-0"
+      for loss in dist logit-standard; do
+        train 1 student --loss "$loss" --teacher "$first" --out "$runs/student-resnet-$loss/seed-0"
+      done
+      in_float32=(--precision float32) second=$runs/teacher-resnet-wd5e-4/seed-0
+      train 2 baseline "${in_float32[@]}" --out "$runs/baseline-float32/seed-0"
+      train 2 student "${in_float32[@]}" --loss dkd --teacher "$first" \
+        --out "$runs/student-resnet-dkd/seed-0"
+      train 2 teacher "${in_float32[@]}" --out "$second"
+      train 2 student "${in_float32[@]}" --teacher "$first" "$second" \
+        --out "$runs/student-ensemble/seed-0"
+      ;;
+    *) echo "error: $part is none of notes, best, best-v1" >&2 && exit 2 ;;
+  esac
 done

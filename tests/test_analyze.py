@@ -305,6 +305,16 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     assert "student-mine − student-resnet" in (out / "report.md").read_text()
 
 
+def test_a_student_trained_on_another_device_than_its_baseline_is_told(small, undrawn, capsys):
+    """One of the notes' students, and one seed of it."""
+    config = small / "notes" / "student-resnet" / "seed-1" / "config.json"
+    change(config, device_name="Elsewhere")
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("student-resnet differs from the baseline in device_name: ") == 1
+    assert "and 'Elsewhere'" in printed
+
+
 def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(small, undrawn, capsys):
     for seed in range(2):
         for name, rate, own in (
