@@ -656,10 +656,12 @@ def own_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
     parts = []
     for recipe in comparison.recipes:
         rows = [row for row in results_rows(table, recipe) if row["network"] not in NAMES]
+        own = own_in_words(comparison, recipe)
+        if rows or own:
+            parts.append(f"Recipe `{recipe}`" + (", accuracies in %:" if rows else ":"))
         if rows:
-            words = markdown_table(columns, [[row[key] for key in columns] for row in rows])
-            parts.append(f"Recipe `{recipe}`, accuracies in %:\n\n{words}")
-        if own := own_in_words(comparison, recipe):
+            parts.append(markdown_table(columns, [[row[key] for key in columns] for row in rows]))
+        if own:
             parts.append("\n".join(f"- {line}" for line in own))
     if any(ONE_SEED in part for part in parts):
         parts.append(ONE_SEED_EXPLAINED)
