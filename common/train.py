@@ -117,7 +117,8 @@ class Trainer:
         # 1 from the first non-finite step on, so a GPU need be asked only once an epoch.
         self.optimizer.grad_scale = None
         self.optimizer.found_inf = torch.zeros((), device=device.type)
-        # Sums over the epoch's images: total, hard and soft loss, right answers; in good steps.
+        # Sums over the epoch's images: total, hard and soft loss, right answers, and 1 of an image
+        # whose step was finite.
         self.sums = torch.zeros(5, device=device.type)
         self._zero = torch.zeros((), device=device.type)
         self._one = torch.ones((), device=device.type)
@@ -194,12 +195,12 @@ class Trainer:
         rates = learning_rates(self.config, math.ceil(len(index) / self.config.batch_size), epoch)
         on_device = rates.float().to(self.device.type)
         synchronous = self.device.type == "cpu"  # reading a value costs nothing there
-        images = self.data.batch(index, view)  # of all steps at once: a GPU launches less for it
+        whole = self.data.batch(index, view)  # of all steps at once: a GPU launches less for it
         for step, start in enumerate(range(0, len(index), self.config.batch_size)):
             stop.check()
             self.rate.copy_(on_device[step])
             chunk = slice(start, start + self.config.batch_size)
-            self._replay_or_run(Batch(*(part[chunk] for part in images)))
+            self._replay_or_run(Batch(*(part[chunk] for part in whole)))
             if synchronous and self.optimizer.found_inf:
                 break
             if bar is not None:
