@@ -10,17 +10,17 @@ for part in "${@:-notes}"; do
   recipe=${part%-v1} runs=runs/$part
   case $part in
     notes | best)
+      taught_by=(0 1 2 3 4) # by which seed's ResNet
+      [ "$part" = best ] || taught_by=(0 1 0 0 0)
       for seed in 0 1 2 3 4; do
         for arch in resnet cnn; do train 1 teacher --arch "$arch" --seed "$seed"; done
         train 1 baseline --seed "$seed"
-        teacher=$seed # notes: one for all
-        [ "$part" = best ] || teacher=0
-        for arch in resnet cnn; do
-          train 1 student --seed "$seed" --teacher "$runs/teacher-$arch/seed-$teacher"
-        done
+        train 1 student --seed "$seed" --teacher "$runs/teacher-resnet/seed-${taught_by[seed]}"
+        train 1 student --seed "$seed" --teacher "$runs/teacher-cnn/seed-$seed"
       done
       ;;
     best-v1)
+      runs=runs-$part
       old=(--weight-decay 1e-3 --cutout 10) first=$runs/teacher-resnet/seed-0
       train 1 teacher --arch resnet "${old[@]}" --out "$first"
       train 1 teacher --arch cnn "${old[@]}" --out "$runs/teacher-cnn/seed-0"

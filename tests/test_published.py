@@ -63,9 +63,8 @@ def test_what_the_readme_says_by_hand_of_the_claims_is_what_the_runs_say(monkeyp
     notes, best, first = compare.Comparison(published).main_experiments()
     assert first.recipe == "best-v1"
     unstable, steady = zip(*map(claims.steadier, (notes, best, first)), strict=True)
-    in_notes, in_best, in_first = (part.estimate.p for part in steady)
-    assert f"p by itself {in_notes:.3f} under `notes`, {in_first:.3f} under `best-v1`" in readme
-    assert f"{in_best:.2f} under `best`) is the one to trust" in readme
+    words = "p by itself {:.3f} under `notes`, {:.2f} under `best`, {:.3f} under `best-v1`"
+    assert words.format(*(part.estimate.p for part in steady)) in readme
     blind, hard = zip(
         *(re.findall(r"p by itself ([\d.]+)", part.aside) for part in unstable), strict=True
     )
@@ -74,8 +73,7 @@ def test_what_the_readme_says_by_hand_of_the_claims_is_what_the_runs_say(monkeyp
         ("blind to that fall it has p {:.2f}, {:.2f} and {:.2f}", map(float, blind)),
         ("which both have, {:.2f}, {:.2f} and {:.2f}", map(float, hard)),
     ):
-        of_notes, of_best, of_first = values
-        assert words.format(of_notes, of_first, of_best) in readme
+        assert words.format(*values) in readme
     fits, _, worse = (claims.better(trio)[0].estimate for trio in (notes, best, first))
     words = f"{fits.value:.1f} points better [{fits.low:+.2f}, {fits.high:+.2f}]"
     assert f"fits the training images {words}" in readme
@@ -101,7 +99,10 @@ def test_what_the_readme_says_by_hand_of_the_claims_is_what_the_runs_say(monkeyp
     assert words.format(min(of_notes), max(of_notes), min(gains), max(gains)) in readme
     mean, half = np.mean(gains), scipy.stats.t.ppf(0.975, 2) * np.std(spread, ddof=1) / 3**0.5
     assert f"its interval would be {mean - half:+.2f} to {mean + half:+.2f}" in readme
+    assert "0.4 points are left between those compared" in readme
     assert "recover about a half, with an interval from a fifth to all" in readme
+    lead = np.mean([teacher.right.mean() - base.right.mean() for teacher, base, _ in best.threes()])
+    assert round(100 * lead, 1) == 0.4
     share = compare.gap_recovered(best)
     assert 0.18 < share.low < 0.22 and 0.45 < share.value < 0.55 and share.high > 1
 
@@ -124,7 +125,7 @@ def test_what_the_readme_says_by_hand_of_the_longer_baseline_is_what_the_runs_sa
         student.log["seconds"].sum() / base.log["seconds"].sum()
         for student, base in zip(best["student-resnet"], best["baseline"], strict=True)
     ]
-    assert f"a student {min(times):.1f} to {max(times):.1f} times" in readme
+    assert f"a student, on these CPUs, {min(times):.1f} to {max(times):.1f} times" in readme
 
 
 def change_logits(folder, change) -> None:
