@@ -621,10 +621,10 @@ def write_report(
 
 
 def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
-    """The README's first screen: the networks of the notes, beside every recipe's."""
+    """The README's first screen: the networks of the notes, beside those of the recipes."""
     shown = {
         recipe: {row["network"]: row for row in results_rows(table, recipe)}
-        for recipe in comparison.recipes
+        for recipe in comparison.main_recipes
     }
     columns = [
         (recipe, column)
@@ -651,11 +651,12 @@ def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
 
 
 def own_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
-    """The networks that the notes do not have, a table a recipe."""
+    """What the first screen leaves out: networks that the notes do not have, former recipes."""
     columns = ["network", "seeds", "train", "held-out", "test", "gain on baseline"]
     parts = []
     for recipe in comparison.recipes:
-        rows = [row for row in results_rows(table, recipe) if row["network"] not in NAMES]
+        first_screen = NAMES if recipe in comparison.main_recipes else ()
+        rows = [row for row in results_rows(table, recipe) if row["network"] not in first_screen]
         own = own_in_words(comparison, recipe)
         if rows or own:
             parts.append(f"Recipe `{recipe}`" + (", accuracies in %:" if rows else ":"))
@@ -702,7 +703,7 @@ def fill(readme: str, part: str, content: str) -> str:
 def write_readme(path: Path, text: str, comparison: Comparison) -> None:
     picture = path.parent / "results" / "headline.svg"
     picture.parent.mkdir(exist_ok=True)
-    pictured = {recipe: comparison.of(recipe) for recipe in comparison.recipes}
+    pictured = {recipe: comparison.of(recipe) for recipe in comparison.main_recipes}
     for trio in comparison.main_experiments():
         pictured[trio.recipe] = plots.trio_groups(trio)
     picture.write_bytes(to_bytes(plots.headline(pictured), "svg"))

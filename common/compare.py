@@ -49,8 +49,9 @@ class Comparison:
                 groups[teacher.recipe, teacher.name].append(teacher)
         self.unfinished = {(r.recipe, r.name) for r in records if not r.complete}
         present = {recipe for recipe, _ in groups}
-        self.recipes = [each for each in RECIPES if each in present]
-        self.recipes += sorted(present - RECIPES.keys())
+        # Not those of old, unless there are no others.
+        self.main_recipes = [each for each in RECIPES if each in present] or sorted(present)
+        self.recipes = self.main_recipes + sorted(present.difference(self.main_recipes))
         self.groups = {
             key: groups[key]
             for key in sorted(groups, key=lambda k: (self.recipes.index(k[0]), order(k[1])))
@@ -91,10 +92,11 @@ class Comparison:
         return [trio for trio in trios if trio and trio.teachers]
 
     def main_experiments(self) -> list[Trio]:
-        """Of each recipe one, experiment 2 where it is whole: what a first screen has room for."""
+        """Of each main recipe one, experiment 2 where it is whole: what a first screen shows."""
         first: dict[str, Trio] = {}
         for trio in self.experiments():
-            first.setdefault(trio.recipe, trio)
+            if trio.recipe in self.main_recipes:
+                first.setdefault(trio.recipe, trio)
         return list(first.values())
 
     def own(self, recipe: str) -> list[str]:

@@ -953,6 +953,21 @@ def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_
     assert readme.read_text() == first
 
 
+def test_a_former_recipe_is_no_part_of_the_first_screen(small, reported, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(MARKED)
+    fake.write_experiment(small, 2, recipe="best-v1", **SMALL)
+    reported(small, "--readme", readme)
+    _, block, _, claims, _, own, _ = re.split("|".join(map(re.escape, MARKS)), readme.read_text())
+    assert "recipe notes" in block and "notes, experiment 2" in claims
+    assert "best-v1" not in block + claims
+    assert own.strip().startswith("Recipe `best-v1`, accuracies in %:")
+    rows = re.findall(r"^\| (\S+) \| 2 \|", own, re.MULTILINE)
+    assert rows == ["teacher-resnet", "baseline", "student-resnet"]
+    reported(small / "best-v1", "--readme", readme)
+    assert "**Experiment 2, recipe best-v1: " in readme.read_text()  # there is no other
+
+
 @pytest.mark.parametrize(
     "text", ["# Title\n", MARKED.split("old")[0], "\n".join(MARKS[::-1]), None]
 )
