@@ -61,7 +61,7 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
     notes, best = comparison.main_experiments()
     first = comparison.trio("best-v1", "student-resnet", 2)
     half = [(gain.high - gain.low) / 2 for gain in map(claims.gain, (notes, first))]
-    words = "±{:.2f} and ±{:.2f} (four seeds of `notes` and five of `best-v1`)"
+    words = "±{:.2f} and ±{:.2f} (five seeds of `notes` and of `best-v1`)"
     assert words.format(*half) in readme
 
     gains, spread = (
@@ -69,10 +69,10 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
         for trio in (best, first)
     )
     of_notes = [100 * (b.right.mean() - a.right.mean()) for a, b in notes.pairs()]
-    words = "from {:+.2f} to {:+.2f} and from {:+.2f} to {:+.2f}"
-    assert words.format(min(of_notes), max(of_notes), min(gains), max(gains)) in readme
+    assert f"close together,** from {min(gains):+.2f} to {max(gains):+.2f}" in readme
+    assert f"of `notes` lie from {min(of_notes):+.2f} to {max(of_notes):+.2f}" in readme
     mean, half = np.mean(gains), scipy.stats.t.ppf(0.975, 2) * np.std(spread, ddof=1) / 3**0.5
-    assert f"its interval would be {mean - half:+.2f} to {mean + half:+.2f}" in readme
+    assert f"the interval would be {mean - half:+.2f} to {mean + half:+.2f}" in readme
     assert "0.4 points are left between them, of which the students recover about a half" in readme
     lead = np.mean([teacher.right.mean() - base.right.mean() for teacher, base, _ in best.threes()])
     assert round(100 * lead, 1) == 0.4
