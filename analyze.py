@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, metavar="DIR", default="report", help="report folder (default: report)"
     )
     parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="write table and picture between its marks"
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="write results, claims and controls between its marks, the picture beside it",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     args = parser.parse_args(argv)
@@ -567,16 +570,17 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
 def runs_table(comparison: Comparison) -> Table:
     words = {
         "epochs": "{} epochs", "batch_size": "batch {}", "lr": "lr {}", "schedule": "{}",
-        "warmup": "warm-up {}", "weight_decay": "weight decay {}",
+        "drop": "drop to {}", "warmup": "warm-up {}", "weight_decay": "weight decay {}",
         "label_smoothing": "label smoothing {}", "padding": "shifts to {}", "cutout": "cutout {}",
         "loss": "{}", "temperature": "temperature {}", "alpha": "alpha {}",
         "soft_weight": "soft weight {}",
     }  # fmt: skip
 
     def settings(config: dict) -> str:
-        return ", ".join(
-            form.format(config[key]) for key, form in words.items() if config.get(key) is not None
-        )
+        shown = {key: value for key, value in config.items() if value is not None}
+        if config["schedule"] != "step":
+            shown.pop("drop", None)
+        return ", ".join(form.format(shown[key]) for key, form in words.items() if key in shown)
 
     return Table(
         "One row a recipe and network",
@@ -638,7 +642,7 @@ def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
             cells = [shown[recipe].get(name, {}).get(column, DASH) for recipe, column in columns]
             rows.append([name, row["parameters"], row["notes"], *cells])
     heads = [f"recipe {recipe}: {column}" for recipe, column in columns]
-    words = markdown_table(["network", "parameters", "published: best test epoch", *heads], rows)
+    words = markdown_table(["network", "parameters", "the notes: best test epoch", *heads], rows)
     trios = comparison.main_experiments()
     parts = [
         *(f"**{headline(trio)}**" for trio in trios),

@@ -1,4 +1,4 @@
-"""Train every network of the experiment, one after the other, then write the report.
+"""Train every network of the experiment, then write the report.
 
   python reproduce.py                         experiments 1 and 2, recipe notes
   python reproduce.py --recipe best --seeds 0 1 2 --teachers resnet
@@ -186,14 +186,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="which set of hyperparameters (default: notes)",
     )
     parser.add_argument("--epochs", type=positive_int, help="instead of the recipe's")
-    parser.add_argument("--seeds", type=natural, nargs="+", default=[0], metavar="SEED")
+    parser.add_argument(
+        "--seeds",
+        type=natural,
+        nargs="+",
+        default=[0],
+        metavar="SEED",
+        help="each with networks of its own (default: 0)",
+    )
     parser.add_argument(
         "--teachers",
         type=one_of("resnet", "cnn"),
         nargs="+",
         default=["resnet", "cnn"],
         metavar="ARCH",
-        help="resnet, cnn",
+        help="resnet, cnn (default: both)",
     )
     parser.add_argument(
         "--jobs", type=positive_int, default=1, help="networks trained side by side (default: 1)"

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{row['varied']:20}{row['value']:6}{row['seconds']:9.1f}"
                 f"{row['peak_bytes'] / 1e9:10.2f}"
             )
-    draw(series).savefig(Path(__file__).with_name("scaling.png"))
+        draw(series).savefig(Path(__file__).with_name("scaling.png"))
 
 
 def draw(series: dict[str, dict[int, Cost]]) -> Figure:

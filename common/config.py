@@ -172,10 +172,11 @@ class Config:
     lr: float = setting(positive, "peak learning rate")
     schedule: str = setting(
         one_of("constant", "step", "cosine"),
-        "learning rate by step: constant; step (0.4 of it from 60 %% of the steps); cosine to 0",
+        "learning rate by step: constant; step (one drop, after 60 %% of the steps); cosine to 0",
     )
+    drop: float = setting(positive, "schedule step: by what the rate is multiplied then", 0.4)
     warmup: float = setting(below_one, "share of all steps in which the rate rises from 0")
-    momentum: float = setting(below_one, "Nesterov momentum", 0.9)
+    momentum: float = setting(below_one, "Nesterov momentum of SGD", 0.9)
     weight_decay: float = setting(non_negative, "L2 penalty on all parameters")
     label_smoothing: float = setting(below_one, "label smoothing of the hard loss")
     padding: int = setting(margin, "random crop: shift by up to so many pixels; 0 turns it off")

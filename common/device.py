@@ -72,7 +72,7 @@ def choose_device(config: Config) -> Device:
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         name = str(capabilities.get("cpu_name", "CPU"))
         fast_bfloat16 = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16"))
-        if not fast_bfloat16:  # processors of one name differ in it
+        if capabilities and not fast_bfloat16:  # processors of one name differ in it
             name += ", no bf16"
     else:
         name, fast_bfloat16 = "Apple GPU", False

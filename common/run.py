@@ -527,7 +527,6 @@ def describe(
         "arch": arch,
         "parameters": count_parameters(network),
         "multiply_adds": count_multiply_adds(network),
-        "optimizer": "SGD, Nesterov",
         "data_sha256": data_digest,
         "git_commit": commit,
         "versions": {

@@ -69,7 +69,7 @@ def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
         after_warmup = (progress - config.warmup) / (1 - config.warmup)
         factor = 0.5 + 0.5 * torch.cos(math.pi * after_warmup)
     elif config.schedule == "step":
-        factor = torch.ones_like(progress).masked_fill(progress >= 0.6, 0.4)
+        factor = torch.ones_like(progress).masked_fill(progress >= 0.6, config.drop)
     else:
         factor = torch.ones_like(progress)
     if config.warmup:

@@ -14,8 +14,8 @@ from common.records import Record
 ERRORS = np.array([10, 2, 12, 7, 12, 2, 22, 4, 2, 4]) / 100  # shares of the classes' images
 VERSIONS = {"python": "3", "torch": "2", "numpy": "2"}
 SHARED = {
-    "batch_size": 125, "lr": 0.1, "schedule": "constant", "warmup": 0.0, "weight_decay": 5e-4,
-    "label_smoothing": 0.0, "padding": 1, "flip": True, "optimizer": "SGD", "device": "cpu",
+    "batch_size": 125, "lr": 0.1, "schedule": "constant", "drop": 0.4, "warmup": 0.0,
+    "weight_decay": 5e-4, "label_smoothing": 0.0, "padding": 1, "flip": True, "device": "cpu",
     "device_name": "CPU", "precision": "float32", "threads": 1, "versions": VERSIONS,
     "data_sha256": "0",
 }  # fmt: skip

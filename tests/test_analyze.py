@@ -912,6 +912,13 @@ def test_a_network_of_ones_own_has_a_point_against_cost_where_its_size_is_new():
     assert labels[:2] == ["baseline", "mine"] and "student-mine" not in labels
 
 
+def test_how_a_run_was_made_has_the_drop_where_the_rate_drops():
+    records = [fake.record("baseline", 0), fake.record("teacher-resnet", 0, schedule="step")]
+    rows = analyze.runs_table(compare.Comparison(records)).rows
+    said = {row[0]: "drop to 0.4" in row[1] for row in rows}
+    assert said == {"teacher-resnet, notes": True, "baseline, notes": False}
+
+
 def test_no_line_of_the_terminal_begins_with_a_percent_sign():
     for length in range(70, 80):
         lines = analyze.wrapped("x" * length + " 95 % and so on", indent="  ").splitlines()

@@ -48,6 +48,22 @@ def test_auto_falls_back_and_says_why_an_explicit_device_does_not(machine):
         choose_device(quick_config(device="cuda"))
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "name", "precision"),
+    [
+        ({"cpu_name": "A chip", "avx512_bf16": True}, "A chip", "bfloat16"),
+        ({"cpu_name": "A chip", "avx512_bf16": False}, "A chip, no bf16", "float32"),
+        (None, "CPU", "float32"),  # of an older torch, which cannot be asked: nothing is claimed
+    ],
+)
+def test_a_processor_is_named_with_what_it_lacks(monkeypatch, capabilities, name, precision):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if capabilities:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    found = choose_device(quick_config(device="cpu", precision="auto"))
+    assert (found.name, found.precision) == (name, precision)
+
+
 def test_the_driver_is_asked_for_its_version(monkeypatch):
     class Library:
         def __init__(self, name):

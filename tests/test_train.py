@@ -134,6 +134,8 @@ def test_schedules():
     assert (rates(schedule="constant") == 2).all()
     step = rates(schedule="step")
     assert (step[:60] == 2).all() and (step[60:] == 0.8).all()  # to the last bit, as it is logged
+    step = rates(schedule="step", drop=0.25)
+    assert (step[:60] == 2).all() and (step[60:] == 0.5).all()
     cosine = rates(schedule="cosine", warmup=0.1)
     assert cosine[0] == pytest.approx(0.2) and cosine[9] == pytest.approx(2)
     assert (cosine[:10].diff() > 0).all() and (cosine[10:].diff() < 0).all()
