@@ -4,8 +4,8 @@
   python benchmarks/throughput.py --json
 
 Plain and bench take turns within each round; the medians of the rounds are compared, so what else
-the machine does meets both. The student's figure is the mean over a whole run of recipe notes:
-a step with the teacher's answers at hand, and the teacher's answers that such a run asks for.
+the machine does meets both. A student has two figures: first, the mean over a whole run of recipe
+notes, the teacher's answers that it asks for included; and later, with all answers at hand.
 """
 
 import json

@@ -69,12 +69,16 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
     assert words.format(min(of_best), max(of_best)) in readme
     assert claims.gain(best).low < 0 < claims.gain(best).high and len(of_best) == 5
     assert f"under `notes` from {min(of_notes):+.2f} to {max(of_notes):+.2f}" in readme
-    left = [
-        100
-        * np.mean([teacher.right.mean() - base.right.mean() for teacher, base, _ in trio.threes()])
-        for trio in (best, notes)
-    ]
-    assert "{:.1f} points are left between them, for {:.1f} under `notes`".format(*left) in readme
+    (alone, taught), (alone_best, taught_best) = (
+        100 * np.mean([[base.right.mean(), t.right.mean()] for t, base, _ in trio.threes()], axis=0)
+        for trio in (notes, best)
+    )
+    words = (
+        f"alone gains {alone_best - alone:.1f} points and the students' teachers "
+        f"{taught_best - taught:.1f}: {taught_best - alone_best:.1f} points are left between them, "
+        f"for {taught - alone:.1f} under `notes`"
+    )
+    assert words in readme
 
     first = comparison.trio("best-v1", "student-resnet", 2)
     words = (RESULTS_DIR / "README.md").read_text().split()
