@@ -1,6 +1,7 @@
 """The published runs in results/: their weights, and that their commands give them again."""
 
 import json
+import re
 
 import fake
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from common import claims, compare, records, stats
+from common import claims, compare, plots, records, stats
 from common.config import RESULTS_DIR
 from common.data import load
 from common.errors import UserError
@@ -79,6 +80,19 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
         f"for {taught - alone:.1f} under `notes`"
     )
     assert words in readme
+
+    for trio in (notes, best):
+        assert claims.faster(trio)[1].estimate.low > 0, "early on the student is clearly ahead"
+        unstable, steady = claims.steadier(trio)
+        others = map(float, re.findall(r"p by itself ([\d.]+)", unstable.aside))
+        assert max(steady.estimate.p, unstable.estimate.p) < 0.05 < min(others), "of C2"
+    figures = {row.name: row for row in comparison.table().query("recipe == 'notes'").itertuples()}
+    published = {"teacher-resnet": 95.59, "baseline": 92.50, "student-resnet": 93.09}  # on train
+    fits = {name: figures[name].train_accuracy - value for name, value in published.items()}
+    assert f"{-fits.pop('teacher-resnet'):.1f} points below the notes'" in readme
+    assert max(map(abs, fits.values())) < 1, "the others' within a point"
+    for name in published:
+        assert abs(figures[name].test_best_epoch - plots.NOTES[name][0]) < 0.3
 
     first = comparison.trio("best-v1", "student-resnet", 2)
     words = (RESULTS_DIR / "README.md").read_text().split()
