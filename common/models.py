@@ -111,7 +111,10 @@ def build(name: str) -> nn.Module:
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """Make a trained network, in place, a fixed function: eval mode, no gradients, norms folded."""
+    """Make a trained network, in place, a fixed function: eval mode, no gradients.
+
+    Norms that directly follow a convolution are folded into it.
+    """
     network.eval().requires_grad_(False)
     for parent in list(network.modules()):
         for name, child in parent.named_children():

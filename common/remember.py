@@ -6,6 +6,7 @@ next run with the same teacher sees them again; the teacher's answer does not ch
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
@@ -13,12 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from common import batches, models
 from common.batches import Batch, Dataset
 from common.device import Device
 from common.errors import UserError
 from common.run import load, save
 from common.train import StopSignals, progress
 
+WRITING = 600  # seconds that no writing of a table takes
 KEEP_SHARE = 0.1  # of the table, how much may be lost by a kill: writing takes its time
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
@@ -41,13 +44,18 @@ class RememberedLogits:
         self.remembers = data.views.count <= MAX_VIEWS
         self.asked = 0  # how many answers were computed
         self.kept = 0  # how many of them are in the table on disk
-        views = data.views
-        self.key = {
-            "network": digest, "data": data.digest, "views": list(astuple(views)),
-            "computed": [device.type, device.name, device.precision, str(torch.__version__),
-                         torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()],
+        subject = {
+            "network": digest, "data": data.digest, "views": list(astuple(data.views)),
+            "device": [device.type, device.name, device.precision],
         }  # fmt: skip
-        name = hashlib.sha256(repr(self.key).encode()).hexdigest()[:12]
+        # Nor may the code have changed, or what else the bits depend on.
+        code = b"".join(Path(module.__file__).read_bytes() for module in (batches, models))
+        self.key = subject | {
+            "code": hashlib.sha256(code).hexdigest(), "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }  # fmt: skip
+        name = hashlib.sha256(repr(subject).encode()).hexdigest()[:12]
         self.path = folder / f"logits-{name}.pt" if folder else None
         self.table = self._read()
 
@@ -75,13 +83,16 @@ class RememberedLogits:
                 self.asked += len(chunk)
                 # Filled up with repeats: always the same batch size, and so the same arithmetic.
                 full = chunk.repeat(-(-size // len(chunk)))[:size]
-                images = self.data.batch(index[full], view[full]).images
-                with torch.no_grad(), self.device.autocast():
-                    logits = self.network(images).float()
+                logits = self.ask(self.data.batch(index[full], view[full]).images)
                 self.table[row[chunk], index[chunk]] = logits[: len(chunk)]
                 bar.update(len(chunk))
         if self.asked - self.kept > KEEP_SHARE * self.table[..., 0].numel():  # a kill may come
             self.keep()
+
+    def ask(self, images: Tensor) -> Tensor:
+        """The network's own answer to images (N, 1, 28, 28) uint8: (N, 10) float32."""
+        with torch.no_grad(), self.device.autocast():
+            return self.network(images).float()
 
     def __call__(self, batch: Batch) -> Tensor:
         return self.table[self._row(batch.view), batch.index]
@@ -98,7 +109,10 @@ class RememberedLogits:
         whole = self.remembers and self.device.processes == 1
         if whole and self.asked > self.kept and self.path:
             self.kept = self.asked
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(OSError, UserError):
+                for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+                    if time.time() - leftover.stat().st_mtime > WRITING:  # of one that was killed
+                        leftover.unlink()
                 save(self.path, {"key": self.key, "table": self.table.cpu()})
 
 

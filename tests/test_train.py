@@ -1,10 +1,13 @@
 import copy
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional
 
+from common import batches
 from common.batches import Dataset, Views
 from common.config import RECIPES, StudentConfig
 from common.data import load
@@ -229,6 +232,38 @@ def test_training_with_the_table_is_training_with_the_teacher(dataset, device, t
     assert equal(trained(again), with_table) and again.asked == 0  # bit for bit, from disk
     other = RememberedLogits(teacher, dataset, device, "another teacher", tmp_path)
     assert other.table.isnan().all()
+
+
+def test_the_table_of_code_that_was_changed_since_is_replaced(
+    dataset, device, teacher, tmp_path, monkeypatch
+):
+    def kept():
+        table = RememberedLogits(teacher, dataset, device, "digest", tmp_path)
+        with StopSignals() as stop:
+            table.prepare(*dataset.epoch(0, 1), stop)
+        table.keep()
+        return table.asked
+
+    assert kept() == len(dataset) and kept() == 0
+    (table,) = tmp_path.glob("logits-*.pt")
+    killed = [tmp_path / f".{table.name}.{which}.tmp" for which in ("old", "new")]
+    for path in killed:
+        path.touch()
+    os.utime(killed[0], (0, 0))
+    changed = tmp_path / "batches.py"
+    changed.write_bytes(Path(batches.__file__).read_bytes() + b"\n")
+    monkeypatch.setattr(batches, "__file__", str(changed))
+    assert kept() == len(dataset) and kept() == 0
+    assert list(tmp_path.glob("logits-*.pt")) == [table]
+    assert list(tmp_path.glob(".*.tmp")) == killed[1:]  # another student may be writing it
+
+
+def test_a_teacher_can_be_asked_for_more_than_its_table_has(dataset, teacher):
+    config = quick_config(precision="bfloat16")
+    remembered = RememberedLogits(teacher, dataset, choose_device(config), "digest", None)
+    images = dataset.batch(*(part[:20] for part in dataset.epoch(0, 1))).images
+    asked = remembered.ask(images)
+    assert asked.dtype == torch.float32 and asked.shape == (20, 10)
 
 
 def test_a_damaged_table_is_computed_again(dataset, device, teacher, tmp_path):
