@@ -82,7 +82,7 @@ class Job:
 
     def needs(self, other: "Job") -> bool:
         """Whether `other` is the teacher of this one."""
-        return other is not self and str(other.folder / "best.pt") in self.extra
+        return str(other.folder / "best.pt") in self.extra
 
     def command(self, shared: list[str]) -> list[str]:
         own = ("--seed", str(self.config.seed), "--out", str(self.folder))
@@ -215,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.data_dir:
         shared += ["--data-dir", args.data_dir]
     runs = runs_folder(args.recipe, args.epochs)
-    jobs = plan(runs, shared, args.seeds, args.teachers)
+    seeds, teachers = (list(dict.fromkeys(words)) for words in (args.seeds, args.teachers))
+    jobs = plan(runs, shared, seeds, teachers)
     for job in jobs:
         refuse_another_run(job)
 
@@ -224,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = Dataset(load(args.data_dir), Views.of(first), device.type)
     print(
         f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} epochs each, seeds "
-        f"{' '.join(map(str, args.seeds))}, on {device.type} ({device.name})\nrun folders in {runs}"
+        f"{' '.join(map(str, seeds))}, on {device.type} ({device.name})\nrun folders in {runs}"
     )
     left = [job for job in jobs if job.epochs_left]
     needed = {network for job in left for network in (job.network, job.teacher) if network}

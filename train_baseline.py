@@ -32,12 +32,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = Dataset(load(config.data_dir), Views.of(config), device.type)
 
     torch.manual_seed(config.seed)
-    baseline = build("small-cnn")
+    arch = "small-cnn"
+    baseline = build(arch)
 
     def loss(logits: Tensor, batch: Batch) -> Loss:
         return hard_loss(logits, batch.labels, config.label_smoothing)
 
-    facts = describe(baseline, "baseline", "baseline", "small-cnn", data.digest) | device.facts()
+    facts = describe(baseline, "baseline", "baseline", arch, data.digest) | device.facts()
     with open_run(config.folder("baseline"), config, facts) as run:
         fit(baseline, loss, data, config, run, device)
 

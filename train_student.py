@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     torch.manual_seed(config.seed)
-    student = build("small-cnn")
+    arch = "small-cnn"
+    student = build(arch)
 
     def loss(student_logits: Tensor, batch: Batch) -> Loss:
         return distillation_loss(
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
     name = config.name(teachers[0].arch if len(teachers) == 1 else "ensemble")
-    facts = describe(student, "student", name, "small-cnn", data.digest) | device.facts()
+    facts = describe(student, "student", name, arch, data.digest) | device.facts()
     facts["teacher"] = [in_project(teacher.path) for teacher in teachers]
     facts["teacher_sha256"] = "+".join(teacher.digest for teacher in teachers)
     with open_run(config.folder(name), config, facts) as run:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
@@ -61,7 +61,7 @@ def steps(
     config: StudentConfig,
     device: str,
     teacher: nn.Module | None = None,
-) -> Iterator[Tensor]:
+) -> Iterator[float]:
     """Train for an epoch; yields the loss after every step."""
     network = network.to(device, memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.SGD(
@@ -88,7 +88,7 @@ def steps(
         yield loss.item()
 
 
-def seconds_per_step(training: Iterator[Tensor], count: int) -> float:
+def seconds_per_step(training: Iterator[float], count: int) -> float:
     start = time.perf_counter()
     for _ in range(count):
         next(training)

@@ -56,7 +56,7 @@ def measure(*flags: object, seeds: int = 1) -> Cost:
             subprocess.Popen(
                 [sys.executable, "-c", WRAPPER, str(ROOT / "train_baseline.py"), "--seed",
                  str(seed), "--out", f"{folder}/seed-{seed}", *map(str, flags)],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             )
             for seed in range(seeds)

@@ -43,7 +43,7 @@ class Views:
     @property
     def count(self) -> int:
         shifts = (2 * self.padding + 1) ** 2
-        return shifts * (2 if self.flip else 1) * (SIDE**2 if self.cutout else 1)
+        return shifts * (1 + self.flip) * (SIDE**2 if self.cutout else 1)
 
     def met(self, epochs: int) -> float:
         """How many views of an image so many epochs are expected to show."""
@@ -57,13 +57,10 @@ class Views:
         place = torch.arange(SIDE, device=view.device)
         if self.cutout:
             view, centre = view // SIDE**2, view % SIDE**2
-        side = 2 * self.padding + 1
-        shift, mirrored = (view // 2, view % 2 == 1) if self.flip else (view, None)
+        side, flips = 2 * self.padding + 1, 1 + self.flip
+        shift, mirrored = view // flips, (view % flips == 1)[:, None]
         rows = place + (shift // side)[:, None]
-        columns = place.expand(len(view), -1)
-        if mirrored is not None:
-            columns = torch.where(mirrored[:, None], SIDE - 1 - columns, columns)
-        columns = columns + (shift % side)[:, None]
+        columns = torch.where(mirrored, SIDE - 1 - place, place) + (shift % side)[:, None]
         images = padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         if self.cutout:
             hole = self._near(centre // SIDE)[:, :, None] & self._near(centre % SIDE)[:, None, :]
