@@ -16,7 +16,7 @@ from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
 # What two runs may have otherwise than each other where the loss alone is to be compared.
-LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
+LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision", "resumed_with"}
 
 
 def _differ_in_the_loss(control: Record, student: Record) -> bool:

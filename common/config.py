@@ -26,7 +26,9 @@ LOG_COLUMNS = (
 )  # fmt: skip
 # What in config.json a resumed run may have otherwise than the run that it goes on with: in
 # silence, where files are and what is shown; with a warning, what may change the bits.
-FREE = {"data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit"}
+FREE = {
+    "data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit", "resumed_with",
+}  # fmt: skip
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
 

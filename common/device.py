@@ -1,8 +1,10 @@
 """Where a network is trained: the device, its precision, and the processes that share the work."""
 
+import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +96,26 @@ def _join(kind: str) -> tuple[int, int]:
     if distributed.get_rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the first process speaks for all
     return distributed.get_rank(), processes
+
+
+@contextlib.contextmanager
+def together(check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Where processes wait for each other: say so when another one is gone.
+
+    check: raises if this one is to end as well; torchrun signals all, and others may be quicker.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        check()
+        raise UserError(
+            "another process of this run is gone",
+            str(error).splitlines()[0],
+            "see its own message, then start all of them again with --resume",
+            exit_code=1,
+        ) from error
 
 
 def why_no_cuda() -> str | None:

@@ -39,6 +39,7 @@ from common.config import (
     changes,
     differing,
 )
+from common.device import together
 from common.errors import UserError
 from common.models import NETWORKS, build, count_multiply_adds, count_parameters
 
@@ -56,8 +57,10 @@ FILES = (
 CHECKPOINT = {"epoch", "network", "optimizer", "rows", "best", "last", "generators", "config"}
 
 
-def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Any], None], keep_as: Path | None = None) -> None:
     """Have `write(file)` fill a temporary file beside `path`, sync it, and rename it into place.
+
+    What stood there goes to `keep_as`, if that is given.
 
     On failure the temporary file is removed and what stood at `path` is still there. Raises
     UserError (exit code 1) when the disk refuses.
@@ -70,6 +73,9 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+            if keep_as:
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(path, keep_as)
             os.replace(scratch, path)
             _sync_folder(path.parent)
         except BaseException:
@@ -96,11 +102,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values as a checkpoint file: the same content, the same bytes."""
+def save(path: Path, content: dict[str, Any], keep_as: Path | None = None) -> None:
+    """Write tensors and plain values as a checkpoint file: the same content, the same bytes.
+
+    keep_as: where the file goes that was at `path`.
+    """
     buffer = io.BytesIO()  # through memory: the archive then carries no file name
     torch.save(content, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()), keep_as)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -282,9 +291,12 @@ class Run:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
 
     def _probe(self) -> None:
-        """Find out before training whether a checkpoint can be written here."""
-        # Weights, momenta and best weights of 4 bytes a parameter, and logits.
-        size = 12 * self.settings.get("parameters", 0) + (1 << 20)
+        """Find out before training whether all that a run leaves can be written here."""
+        weights, logits = 4 * self.settings.get("parameters", 0), 2 << 20  # bytes
+        # Each checkpoint has weights, momenta and best weights; there are last.pt, previous.pt
+        # and the one that is being written.
+        checkpoints = 3 - sum((self.folder / name).exists() for name in ("last.pt", "previous.pt"))
+        size = checkpoints * (3 * weights + logits) + weights + logits
         try:
             scratch = self.folder / ".probe.tmp"
             with open(scratch, "wb") as file:
@@ -300,7 +312,7 @@ class Run:
             ) from error
 
     def _open(self, config: Config) -> None:
-        for name in ("probe", "logits-", *FILES):  # of a process that was killed
+        for name in ("probe", *FILES):  # of a process that was killed
             for leftover in self.folder.glob(f".{name}*.tmp"):
                 leftover.unlink(missing_ok=True)
         present = [name for name in FILES if (self.folder / name).exists()]
@@ -317,20 +329,20 @@ class Run:
                 return
         self._probe()
         if config.overwrite:
-            for name in present:
-                (self.folder / name).unlink()
+            for path in (*map(self.folder.joinpath, present), *self.folder.glob("logits-*.pt")):
+                path.unlink()
 
     def _resume(self, present: Sequence[str]) -> None:
         if not self.complete:
             self.checkpoint = self._last_good_checkpoint()
         if self.checkpoint:
             recorded = self.checkpoint["config"]
-            self._compare(recorded)
-            self.settings = recorded
-            with contextlib.suppress(OSError, ValueError):
-                if read_json(self.folder / "config.json") == recorded:
-                    return
-            self.save_config()
+            changed = self._compare(recorded)
+            self.settings = dict(recorded)
+            if changed:
+                before = recorded.get("resumed_with", [])
+                after = f"after epoch {self.checkpoint['epoch']}: {changed}"
+                self.settings["resumed_with"] = [*before, after]
             return
         made_from_checkpoint = [name for name in present if name != "config.json"]
         if made_from_checkpoint and not self.complete:
@@ -348,8 +360,8 @@ class Run:
                 "put it back, or use --overwrite for --resume to start again",
             ) from error
 
-    def _compare(self, before: dict[str, Any]) -> None:
-        """Refuse to go on with a run of other settings."""
+    def _compare(self, before: dict[str, Any]) -> str:
+        """Refuse to go on with a run of other settings; return what else is new, in words."""
         now = json.loads(json.dumps(self.settings))
         places = [(each.get("device"), each.get("device_name")) for each in (before, now)]
         elsewhere = places[0] != places[1]  # where the hardware may have another precision
@@ -362,12 +374,14 @@ class Run:
                 changes(before, now, refused),
                 "use the settings it began with, another --out, or --overwrite for --resume",
             )
-        if warned and not self.complete:
+        words = changes(before, now, warned)
+        if words and not self.complete:
             print(
-                f"warning: {changes(before, now, warned)}; the run goes on, but its bits may "
-                "differ from an uninterrupted one's",
+                f"warning: {words}; the run goes on, but its bits may differ from an "
+                "uninterrupted one's",
                 file=sys.stderr,
             )
+        return words
 
     def _last_good_checkpoint(self) -> dict[str, Any] | None:
         damage = []
@@ -411,9 +425,12 @@ class Run:
     def resume_command(self) -> str:
         """The command line that goes on with this run, in the terms it was started with."""
         given = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
-        count = os.environ.get("LOCAL_WORLD_SIZE")
+        count, nodes = (os.environ.get(f"{of}_WORLD_SIZE", "") for of in ("LOCAL", "GROUP"))
         launcher = ["torchrun", "--nproc-per-node", count] if count else [sys.orig_argv[0]]
-        return shlex.join([*launcher, *given, "--resume"])
+        command = shlex.join([*launcher, *given, "--resume"])
+        if nodes in ("", "1"):
+            return command
+        return f"{command}  # on each of {nodes} nodes, with torchrun's other options as before"
 
     def save_config(self) -> None:
         text = json.dumps(self.settings, indent=2) + "\n"
@@ -421,18 +438,8 @@ class Run:
 
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep `checkpoint` as last.pt and the one before it as previous.pt."""
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-
-        def write(file: Any) -> None:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-            if not self._last_is_damaged:  # else previous.pt is all there is
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(self.folder / "last.pt", self.folder / "previous.pt")
-
-        write_atomically(self.folder / "last.pt", write)
+        previous = None if self._last_is_damaged else self.folder / "previous.pt"
+        save(self.folder / "last.pt", checkpoint, keep_as=previous)
         self._last_is_damaged = False
 
     def save_log(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -486,11 +493,11 @@ class Follower:
 @contextlib.contextmanager
 def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Run | Follower]:
     """The run in `folder`, closed at the end. Of several processes the first alone has it."""
-    together = distributed.is_initialized()
-    follows = together and distributed.get_rank() > 0
+    in_group = distributed.is_initialized()
+    follows = in_group and distributed.get_rank() > 0
     run = Follower(folder, asdict(config) | facts) if follows else Run(folder, config, facts)
     try:
-        if together:
+        if in_group:
             found = [run.complete, run.checkpoint]
             try:
                 distributed.broadcast_object_list(found)
@@ -499,8 +506,9 @@ def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Ru
             if follows:
                 run.complete, run.checkpoint = found
         yield run
-        if together:
-            distributed.barrier()  # the others wait until the first has written all
+        if in_group:
+            with together():
+                distributed.barrier()  # the others wait until the first has written all
             distributed.destroy_process_group()
     finally:
         run.close()

@@ -1,13 +1,12 @@
 """The one training loop. Device, precision, CUDA graphs and signals live here; roles do not."""
 
-import contextlib
 import inspect
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from common.batches import Batch, Dataset
 from common.config import Config
-from common.device import Device
+from common.device import Device, together
 from common.errors import Interrupted, UserError
 from common.loss import Loss
 from common.run import Run
@@ -30,7 +29,9 @@ SYNC_BUFFERS = (  # what torch calls it, what torch before 2.15 calls it
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     else "broadcast_buffers"
 )
-Objective = Callable[[Tensor, Batch], Loss]  # f(logits (N, 10) float32, batch) -> its loss
+# f(logits (N, 10) float32, batch) -> its loss. A GPU records it once, with the values that Python's
+# variables have then: what changes from step to step is to be a tensor, changed in place.
+Objective = Callable[[Tensor, Batch], Loss]
 
 
 class StopSignals:
@@ -115,7 +116,6 @@ class Trainer:
         )
         # Read by the fused kernel: where found_inf is 1 it leaves the weights alone. It stays at
         # 1 from the first non-finite step on, so a GPU need be asked only once an epoch.
-        self.optimizer.grad_scale = None
         self.optimizer.found_inf = torch.zeros((), device=device.type)
         # Sums over the epoch's images: total, hard and soft loss, right answers, and 1 of an image
         # whose step was finite.
@@ -144,11 +144,13 @@ class Trainer:
         loss = self.objective(logits, batch)
         self.optimizer.zero_grad(set_to_none=True)
         # The processes' gradients are averaged; the loss is a mean over the whole batch's images.
-        (loss.total * (share * self.device.processes)).backward()
+        # One that is not finite makes every gradient so, and every process learns of it.
+        factor = share * self.device.processes + 0 * loss.total.detach()
+        (loss.total * factor).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         # In one kernel what torch.amp.GradScaler does: found_inf becomes 1 if one is not finite.
         torch._amp_foreach_non_finite_check_and_unscale_(
-            [loss.total.detach(), *gradients], self.optimizer.found_inf, self._one
+            gradients, self.optimizer.found_inf, self._one
         )
         self.optimizer.step()
         with torch.no_grad():
@@ -170,9 +172,11 @@ class Trainer:
     def own_part(self, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
         """What this process will see of the views (M,) of images (M,) of an epoch."""
         size = self.config.batch_size
-        batches = [batch.T for batch in torch.stack([index, view], 1).split(size)]
-        own = [batch[:, self._own(batch.shape[1])[0]] for batch in batches]
-        return tuple(torch.cat(own, 1))
+        index, view = (
+            torch.cat([batch[self._own(len(batch))[0]] for batch in part.split(size)])
+            for part in (index, view)
+        )
+        return index, view
 
     def _average_statistics(self) -> None:
         """Make the processes' batch-norm statistics one, as each of them evaluates."""
@@ -295,23 +299,6 @@ def _finite(network: nn.Module) -> bool:
     return all(bool(values.isfinite().all()) for values in network.state_dict().values())
 
 
-@contextlib.contextmanager
-def _together(device: Device, stop: StopSignals) -> Iterator[None]:
-    """Of several processes: say so when another one is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        if device.processes == 1:
-            raise
-        stop.check()  # torchrun signals all of them, and the others may be quicker
-        raise UserError(
-            "another process of this run is gone",
-            str(error).splitlines()[0],
-            "see its own message, then start all of them again with --resume",
-            exit_code=1,
-        ) from error
-
-
 def measure(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy, and accuracy in percent."""
     right = (logits.argmax(1) == labels).sum().item()
@@ -346,8 +333,7 @@ def fit(
         run.save_log(rows)
         run.save_best(best["weights"], best["epoch"], best["val_accuracy"])
         print(f"resumed after epoch {len(rows)}")
-    else:
-        run.save_config()
+    run.save_config()
     with StopSignals() as stop:
         try:
             for epoch in range(len(rows) + 1, config.epochs + 1):
@@ -395,7 +381,7 @@ def _run_epoch(
     if before_epoch:
         before_epoch(*trainer.own_part(index, view), stop)
     name = f"epoch {epoch}/{config.epochs}"
-    with _together(device, stop), progress(device, name, steps, "step") as bar:
+    with together(stop.check), progress(device, name, steps, "step") as bar:
         sums, rate = trainer.train_epoch(index, view, epoch, stop, bar)
     trained = time.perf_counter()
     logits = {

@@ -230,7 +230,7 @@ def deny_writes(folder: str) -> None:
 
 
 def spoil_loss(number: int, how: str) -> None:
-    """Make the number-th batch's loss NaN, or infinite, or only its gradient NaN."""
+    """Make the number-th batch's loss NaN, or infinite, or only its value or its gradient NaN."""
     original = common.loss.hard_loss
     calls = itertools.count(1)
 
@@ -240,7 +240,20 @@ def spoil_loss(number: int, how: str) -> None:
             return loss
         if how == "gradient":  # the root of 0 is 0, its derivative infinite, times 0 is NaN
             return loss._replace(total=loss.total + (0 * logits.sum()).sqrt())
+        if how == "value":
+            return loss._replace(total=loss.total + float("nan"))
         return loss._replace(total=loss.total * float(how))
+
+    common.loss.hard_loss = hard_loss
+
+
+def break_loss(number: int) -> None:
+    """Have the number-th batch's loss fail, as one with a mistake in it does."""
+    original = common.loss.hard_loss
+    calls = itertools.count(1)
+
+    def hard_loss(logits: torch.Tensor, *rest: Any) -> common.loss.Loss:
+        return original(logits[:, :7] + logits if next(calls) == number else logits, *rest)
 
     common.loss.hard_loss = hard_loss
 

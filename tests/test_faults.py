@@ -251,6 +251,11 @@ def test_another_thread_count_warns_and_goes_on(server, tmp_path):
     assert run.code == 0 and "resumed after epoch 1" in run.out
     assert run.err.startswith("warning: threads: 1 -> 2; the run goes on")
     assert [row["epoch"] for row in read_log(folder)] == ["1", "2"]
+    kept = json.loads((folder / "config.json").read_text())
+    assert kept["threads"] == 1 and kept["resumed_with"] == ["after epoch 1: threads: 1 -> 2"]
+    assert load(folder / "last.pt")["config"] == kept
+    again = server.run(*words, "--resume", faults=[SMALL])
+    assert again.code == 0 and "already complete" in again.out and again.err == ""
 
 
 def test_a_finished_run_is_left_as_it_is(server, whole):
@@ -579,7 +584,7 @@ def test_a_second_writer_is_told_of_the_first_and_a_killed_one_frees_the_folder(
 def test_a_non_finite_loss_or_gradient_stops_before_the_step(server, whole, tmp_path):
     words = {
         how: ("train_baseline.py", *QUICK, "--out", tmp_path / how)
-        for how in ("nan", "inf", "gradient")
+        for how in ("nan", "inf", "value", "gradient")
     }
     for how, run in {
         how: server.start(*words[how], faults=[["spoil_loss", STEPS + 2, how]]) for how in words

@@ -57,6 +57,36 @@ def test_two_processes_do_the_work_of_one(server, tmp_path):
     assert second.out == ""  # one of them speaks
 
 
+def test_a_loss_that_is_not_finite_in_one_process_stops_both(server, tmp_path):
+    """Its value alone is not: gradients are averaged, losses are not."""
+    for step in (3, 8):  # 8: the last of an epoch
+        run = tmp_path / str(step)
+        spoiled = [["spoil_loss", step, "value"]]
+        for child in run_two(
+            server, "train_baseline.py", *QUICK, "--out", run, faults=((), spoiled)
+        ):
+            assert child.code == 1
+            assert f"not finite in epoch 1, step {step} of 8, at" in child.err
+        assert not list(run.glob("*.pt"))
+
+
+def test_a_mistake_in_the_loss_is_not_taken_for_a_lost_process(server, tmp_path):
+    broken = [["break_loss", 2]]
+    words = ("train_baseline.py", *QUICK, "--out", tmp_path)
+    for child in run_two(server, *words, faults=(broken, broken)):
+        assert child.code == 1 and "another process" not in child.err
+        assert "The size of tensor a (7) must match the size of tensor b (10)" in child.err
+
+
+def test_a_process_that_dies_when_all_is_done_is_named_as_such(server, tmp_path):
+    dies = [["kill_in_evaluation", 4]]  # the last
+    words = ("train_baseline.py", *QUICK, "--out", tmp_path)
+    left, dead = run_two(server, *words, faults=((), dies))
+    assert dead.code == -signal.SIGKILL and left.code == 1
+    assert "error: another process of this run is gone" in left.err
+    assert (tmp_path / "summary.json").exists()
+
+
 def test_a_student_of_two_processes_can_be_killed_stopped_and_resumed(server, tiny, tmp_path):
     """A dead process ends the other; a signal to torchrun ends both; each time --resume goes on."""
     teacher, run = tmp_path / "teacher" / "best.pt", tmp_path / "student"

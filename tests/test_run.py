@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import io
 import json
@@ -236,7 +237,8 @@ def test_config_json_is_made_again_from_the_checkpoint(tmp_path, damage):
     path = begun(tmp_path) / "config.json"
     before = path.read_bytes()
     path.write_bytes(damage) if damage is not None else path.unlink()
-    open_with(tmp_path, resume=True).close()
+    with contextlib.closing(open_with(tmp_path, resume=True)) as run:
+        run.save_config()  # as fit does
     assert path.read_bytes() == before
 
 
@@ -372,6 +374,12 @@ def test_the_command_that_resumes_is_quoted_and_says_resume_once(tmp_path, monke
         command = run.resume_command
     assert command == ".venv/bin/python train_student.py --out 'a b;c' --loss kd --resume"
     assert shlex.split(command)[3] == "a b;c"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    torchrun = "torchrun --nproc-per-node 8 train_student.py --out 'a b;c' --loss kd --resume"
+    assert run.resume_command == torchrun
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert run.resume_command.startswith(torchrun + "  # on each of 2 nodes")
 
 
 # ---------------------------------------------------------------- teachers, facts
