@@ -78,8 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     records, problems = read_all(root)
     lent = published_teachers(records)
-    for teacher in lent:
-        print(f"teacher: the published {teacher.folder}")
     comparison = Comparison(records, lent)
     problems += comparison.missing()
     for problem in problems:
@@ -132,14 +130,13 @@ def published_teachers(records: Sequence[Record]) -> list[Record]:
 # ---------------------------------------------------------------- words and tables
 
 
-def signed(estimate: Estimate, digits: int = 2) -> str:
+def signed(estimate: Estimate) -> str:
     """A difference with its interval."""
     if np.isnan(estimate.value):
         return DASH
-    value = f"{estimate.value:+.{digits}f}"
     if np.isnan(estimate.low):
-        return value
-    return f"{value} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]{mark(estimate)}"
+        return f"{estimate.value:+.2f}"
+    return f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]{mark(estimate)}"
 
 
 def mark(estimate: Estimate) -> str:
@@ -171,6 +168,8 @@ def headline(trio: Trio) -> str:
         for runs in ([three[0] for three in trio.threes()], trio.baselines, trio.students)
     )
     taught_by = len({run.config.get("teacher_sha256") for run in trio.students})
+    others = {three[0].recipe for three in trio.threes()} - {trio.recipe}
+    origin = f" of recipe {', '.join(sorted(others))}" if others else ""
     seeds = f"{count} seeds, {'one teacher for all' if taught_by == 1 else f'{taught_by} teachers'}"
     effect = "makes no certain difference:"
     if count == 1:
@@ -182,7 +181,8 @@ def headline(trio: Trio) -> str:
     sentence = (
         f"Experiment {trio.experiment}, recipe {trio.recipe}: distillation {effect} {change} "
         f"points of test accuracy (95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}): "
-        f"student {student:.2f} %, baseline {baseline:.2f} %, teacher {teacher:.2f} %"
+        f"student {student:.2f} %, baseline {baseline:.2f} %, the student's "
+        f"teacher{'s' * (taught_by > 1)}{origin} {teacher:.2f} %"
     )
     share = gap_recovered(trio)
     if not share:
@@ -243,8 +243,8 @@ def own_in_words(comparison: Comparison, recipe: str) -> list[str]:
 WORDS_EXPLAINED = (
     "The notes are the lab report that is reproduced here. Experiment 1 has a plain CNN as the "
     "teacher, experiment 2 a ResNet; baseline and student are one small CNN, trained alone and "
-    "with the teacher. Recipe notes trains as the notes do, recipe best trains the same networks "
-    "with a stronger schedule and augmentation, and weights the soft loss more."
+    "with the teacher. Recipe notes is meant to give the notes' figures, recipe best trains the "
+    "same networks with a stronger schedule and augmentation, and weights the soft loss more."
 )
 COLUMNS_EXPLAINED = (
     "Accuracies in percent, mean ± sample deviation over the seeds. test: at the epoch chosen on "
@@ -254,7 +254,8 @@ COLUMNS_EXPLAINED = (
     "(Student's t over the seeds; n: of so many seeds, where others have no baseline). train: of "
     "the augmented images, while they were trained on, so not comparable between recipes. "
     "held-out: of the images that chose the epoch, and so a little too high; settings are to be "
-    f"chosen by it, not by test. {ONE_SEED_EXPLAINED}"
+    "chosen by it, not by test. The sentences at the top have the teachers that taught the "
+    f"students of that experiment, once for each student; the table has all. {ONE_SEED_EXPLAINED}"
 )
 
 
@@ -402,6 +403,7 @@ def as_they_chose(trios: Sequence[Trio]) -> str:
     published = plots.NOTES["student-resnet"][0] - plots.NOTES["baseline"][0]
     gains = [
         f"{signed(claims.gain_at_best_test_epoch(trio))} with recipe {trio.recipe}"
+        + " (one seed)" * (len(trio.students) == 1)
         for trio in trios
         if trio.experiment == 2
     ]
@@ -418,8 +420,9 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
     yield Text(
         "Each claim is one test, fixed before the results were looked at. Supported or "
         "contradicted: p < 0.05 after Holm's adjustment for the claims of one experiment; "
-        "undecided: not at this number of seeds. Student and baseline are paired by seed; with one "
-        f"seed all but C4 is undecided. {ONE_SEED_EXPLAINED} Such intervals are drawn open."
+        "undecided: not by so many seeds, or so few epochs. Student and baseline are paired by "
+        f"seed; with one seed all but C4 is undecided. {ONE_SEED_EXPLAINED} Such intervals are "
+        "drawn open."
     )
     shown = {
         f"{recipe}, experiment {experiment}": {verdict.claim: verdict for verdict in each}
@@ -530,11 +533,13 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
             f"Reliability diagrams, recipe {trio.recipe}, experiment {trio.experiment}.",
         )
     rows = []
-    for (recipe, name), runs in comparison.groups.items():
+    pairs = zip(table.itertuples(), comparison.groups.values(), strict=True)
+    for row, runs in pairs:
         temperatures = [stats.fit_temperature(run.val_logits, run.val_labels) for run in runs]
-        words = [f"{name}, {recipe}", f"{np.mean(temperatures):.2f}"]
+        words = [f"{row.name}, {row.recipe}", f"{np.mean(temperatures):.2f}"]
         for measure, digits in (
             (stats.expected_calibration_error, 2),
+            (stats.chance_calibration_error, 2),
             (stats.negative_log_likelihood, 3),
             (stats.brier_score, 3),
         ):
@@ -546,15 +551,12 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
                 ]
             )
             words.append(f"{before:.{digits}f} → {after:.{digits}f}")
-        chance = np.mean([stats.chance_calibration_error(run.logits, run.labels) for run in runs])
-        words.insert(3, number(chance))
-        row = table[(table["recipe"] == recipe) & (table["name"] == name)].iloc[0]
         words += [number(row.agreement_with_teacher), number(row.kl_to_teacher, 3)]
         rows.append(words)
     yield Text(
         "ECE: 15 bins of equally many images; by chance: about what a network whose confidences "
-        "are all true would have on so few images. A baseline is compared with the ResNet teacher "
-        "of its seed, where there is one, a student with its own."
+        "are all true would have on so few images. A student is compared with its teacher, a "
+        "baseline with that of the student of its seed."
     )
     yield Table(
         "Before → after temperature scaling fitted on held-out images; means over the seeds",
@@ -565,6 +567,11 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
         ],
         rows,
     )  # fmt: skip
+
+
+def from_to(values: Sequence[float]) -> str:
+    ends = dict.fromkeys(f"{value:.0f}" for value in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def runs_table(comparison: Comparison) -> Table:
@@ -590,11 +597,11 @@ def runs_table(comparison: Comparison) -> Table:
                 f"{name}, {recipe}",
                 settings(runs[0].config),
                 " ".join(str(run.seed) for run in runs),
-                ", ".join(
+                "; ".join(
                     sorted({f"{r.config['device_name']}, {r.config['precision']}" for r in runs})
                 ),
                 ", ".join(sorted({str(r.config["versions"].get("torch", DASH)) for r in runs})),
-                f"{np.mean([run.log['seconds'].sum() for run in runs]):.0f}",
+                from_to([run.log["seconds"].sum() for run in runs]),
             ]
             for (recipe, name), runs in comparison.groups.items()
         ],

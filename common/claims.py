@@ -22,7 +22,7 @@ NOTES_CHANGE_EPOCH, TOLERANCE, NOTES_EPOCHS = 30, 5, 50  # C8
 
 @dataclass(frozen=True)
 class Trio:
-    """The runs of one experiment: baselines and students paired by seed; teachers as they are."""
+    """The runs of one experiment: baselines and students paired by seed; all seeds of teachers."""
 
     recipe: str
     experiment: int
@@ -65,7 +65,6 @@ class Part:
 class Verdict:
     claim: str
     text: str
-    how: str
     parts: list[Part]
     p: float  # after Holm's adjustment
     word: str  # supported, contradicted or undecided
@@ -240,23 +239,22 @@ def oscillates(trio: Trio) -> list[Part]:
 def settles(trio: Trio) -> list[Part]:
     curves = [run.log["val_accuracy"].to_numpy() for run in trio.teachers]
     points = [stats.change_point(curve) for curve in curves]
+    where = (
+        f"epoch of {NOTES_EPOCHS} where the teacher's held-out accuracy changes level, "
+        f"claimed {NOTES_CHANGE_EPOCH} ± {TOLERANCE}"
+    )
+    claimed = NOTES_CHANGE_EPOCH - TOLERANCE, NOTES_CHANGE_EPOCH + TOLERANCE
     if np.isnan(points).any():
-        return [Part("epoch of change (the runs are too short)", Estimate(math.nan))]
+        return [Part(where, Estimate(math.nan), claimed, aside="the runs are too short")]
     halves = [
         np.split(curve, [int(point) - 1]) for curve, point in zip(curves, points, strict=True)
     ]
     scale = [NOTES_EPOCHS / len(curve) for curve in curves]
-    claimed = NOTES_CHANGE_EPOCH - TOLERANCE, NOTES_CHANGE_EPOCH + TOLERANCE
     epoch = stats.within(np.multiply(points, scale), *claimed, grid=max(scale))
     rise = [after.mean() - before[stats.WARMUP_EPOCHS :].mean() for before, after in halves]
     calm = [_log_ratio(stats.swing(after, 0), stats.swing(before)) for before, after in halves]
     return [
-        Part(
-            f"epoch of {NOTES_EPOCHS} where the teacher's held-out accuracy changes level, "
-            f"claimed {NOTES_CHANGE_EPOCH} ± {TOLERANCE}",
-            epoch,
-            claimed,
-        ),
+        Part(where, epoch, claimed),
         Part("by how much it rises there, points", stats.over_seeds(rise)),
         Part(
             "its swing from there on, log of after / before",
@@ -346,6 +344,5 @@ def judge(trio: Trio) -> list[Verdict]:
         word = "undecided"
         if p < SIGNIFICANCE:
             word = "supported" if all(part.as_claimed for part in each) else "contradicted"
-        text, how, _ = CLAIMS[claim]
-        verdicts.append(Verdict(claim, text, how, each, p, word))
+        verdicts.append(Verdict(claim, CLAIMS[claim][0], each, p, word))
     return verdicts

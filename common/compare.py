@@ -21,7 +21,7 @@ LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision", "resu
 
 def _differ_in_the_loss(control: Record, student: Record) -> bool:
     """Whether the loss alone is between them, and the control has none or kd of its teacher."""
-    if student.role != "student" or in_words(control, student, LOSS_ALONE):
+    if student.role != "student" or in_words(control.config, student.config, LOSS_ALONE):
         return False
     same_teacher = control.teacher_digests == student.teacher_digests
     kd_for_another = control.config.get("loss") == "kd" != student.config.get("loss")
@@ -39,6 +39,7 @@ class Comparison:
     def __init__(self, records: list[Record], lent: Sequence[Record] = ()):
         """lent: teachers of these runs' students from elsewhere. They are no seeds of a row that
         has runs of its own."""
+        self.lent = lent
         groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
         for record in records:
             if record.complete:
@@ -69,7 +70,8 @@ class Comparison:
     def trio(
         self, recipe: str, name: str, experiment: int = 0, against: str = "baseline"
     ) -> Trio | None:
-        """The runs of `name` with the baselines of their seeds and with their teachers, if any.
+        """The runs of `name` with the baselines of their seeds and with their teachers, if any,
+        and with those teachers' other seeds.
 
         against: the network that takes the baseline's place. None for teachers, for that network
         itself, and where no seed has both.
@@ -79,6 +81,8 @@ class Comparison:
         if name == against or not runs or runs[0].role == "teacher":
             return None
         teachers = {t.weights_sha256: t for run in runs if (t := self.teacher_of(run))}
+        for row in {(teacher.recipe, teacher.name) for teacher in teachers.values()}:
+            teachers |= {run.weights_sha256: run for run in self.groups.get(row, [])}
         pairs = [baselines[run.seed] for run in runs]
         return Trio(recipe, experiment, list(teachers.values()), pairs, runs)
 
@@ -141,27 +145,45 @@ class Comparison:
         A control is a baseline, or for another loss than kd a student of kd and the same teacher.
         """
         trios = (self.trio(recipe, name, against=control) for control in self.own(recipe))
-        return [trio for trio in trios if trio and _differ_in_the_loss(*trio.pairs()[0])]
+        return [
+            trio
+            for trio in trios
+            if trio and all(_differ_in_the_loss(*pair) for pair in trio.pairs())
+        ]
 
     def remarks(self, recipe: str) -> list[str]:
         """Why a comparison may be unfair, in words; and ensembles."""
-        remarks = []
+        remarks = self._other_than(recipe)
         for name, runs in self.of(recipe).items():
             if name == "baseline" or runs[0].role == "teacher":
                 continue
+            lent = {t.folder for t in self.lent}
+            strangers = [
+                f"{'the published ' * (t.folder in lent)}{t.recipe}/{t.name}/seed-{t.seed}"
+                for run in runs
+                for t in self.members(run)
+                if t.recipe != recipe or t.folder in lent
+            ]
+            if strangers:
+                remarks.append(f"{name} was taught by {', '.join(dict.fromkeys(strangers))}")
             trio = self.trio(recipe, name)
             bases = self.groups.get((recipe, "baseline"), [])[:1]  # where none has its seed
             pairs = trio.pairs() if trio else [(base, runs[0]) for base in bases]
-            unequal = dict.fromkeys(in_words(*pair, LOSS_ALONE) for pair in pairs)
+            unequal = dict.fromkeys(in_words(a.config, b.config, LOSS_ALONE) for a, b in pairs)
             remarks += [f"{name} differs from the baseline in {what}" for what in unequal if what]
             if name in NAMES:
                 continue
-            trio = self.against_kd(recipe, name)
-            digests = [
-                [run.teacher_digests for run in pair] for pair in (trio.pairs() if trio else ())
-            ]
-            if any(own not in ([], of_kd) for of_kd, own in digests):
+            if not (trio := self.against_kd(recipe, name)):
+                continue
+            if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in trio.pairs()):
                 remarks.append(f"{name} had another teacher than the student of its seed")
+            if runs[0].role == "student":
+                kd, own = (
+                    {key: run.config.get(key) for key in ("temperature", "alpha", "soft_weight")}
+                    for run in trio.pairs()[0]
+                )
+                if what := in_words(kd, own):
+                    remarks.append(f"{name} differs from {trio.baselines[0].name} in {what}")
         taught = {tuple(run.teacher_digests): run for run in sum(self.of(recipe).values(), [])}
         for members in map(self.members, taught.values()):
             if len(members) > 1:
@@ -169,6 +191,21 @@ class Comparison:
                 right = 100 * ensemble(members).right.mean()
                 remarks.append(f"the ensemble of {names} has a test accuracy of {right:.2f} %")
         return remarks
+
+    def _other_than(self, recipe: str) -> list[str]:
+        """Which of the notes' networks were not trained as the recipe says, in words."""
+        named: dict[str, list[str]] = defaultdict(list)
+        for name, runs in self.of(recipe).items():
+            kind = "teacher" if runs[0].role == "teacher" else "small-cnn"
+            if name in NAMES and (settings := RECIPES.get(recipe, {}).get(kind)):
+                ignored = LOSS_SETTINGS if runs[0].role == "baseline" else ()
+                trained = {key: runs[0].config.get(key) for key in settings}
+                named[in_words(settings, trained, ignored)].append(name)
+        named.pop("", None)
+        return [
+            f"not the settings of recipe {recipe}: {', '.join(names)} ({what})"
+            for what, names in named.items()
+        ]
 
     def teacher_of(self, run: Record) -> Record | None:
         """A student's teacher; for a baseline, the teacher of the first student of its seed."""
@@ -213,9 +250,11 @@ class Comparison:
                     name in groups
                     or (recipe, name) in self.unfinished
                     or (arch and arch not in (begun or ["resnet"]))
-                    or (role == "teacher" and self._have_teachers(groups, f"student-{arch}"))
                 ):
                     continue
+                taught = groups.get(f"student-{arch}", [])
+                if role == "teacher" and taught and all(map(self.teacher_of, taught)):
+                    continue  # by teachers of whatever recipe
                 teacher = f" --teacher runs/{recipe}/teacher-cnn/seed-0" if arch == "cnn" else ""
                 option = f" --arch {arch}" if role == "teacher" else teacher
                 problems.append(
@@ -237,10 +276,6 @@ class Comparison:
                 if run.role == "student" and not self.teacher_of(run)
             ]
         return problems
-
-    def _have_teachers(self, groups: dict[str, list[Record]], name: str) -> bool:
-        """Whether there are runs of `name`, and each has a teacher, of whatever recipe."""
-        return name in groups and all(self.teacher_of(run) for run in groups[name])
 
     def table(self) -> pd.DataFrame:
         """results.csv: a row a recipe and network."""

@@ -108,14 +108,14 @@ def _logarithmic(axes: Axes) -> None:
 def _intervals(
     axes: Axes, estimates: Sequence[Estimate], place: Sequence[float], marker: str, color: str
 ) -> None:
-    """Values with their intervals; one seed's, which are over the images, open and dashed."""
+    """Values with their intervals; open and dashed what one seed tells, with or without one."""
     value, low, high = np.array([each[:3] for each in estimates]).T
-    one_seed = estimates[0].over == "images"
+    unsure = estimates[0].over == "images" or np.isnan(low[0])
     _, _, bars = axes.errorbar(
-        value, place, xerr=np.nan_to_num([value - low, high - value]), fmt=marker, color=color,
-        capsize=4, markerfacecolor="white" if one_seed else color,
+        value, place, xerr=[value - low, high - value], fmt=marker, color=color,
+        capsize=4, markerfacecolor="white" if unsure else color,
     )  # fmt: skip
-    for bar in bars if one_seed else ():
+    for bar in bars if unsure else ():
         bar.set_linestyle("--")
 
 
@@ -281,7 +281,7 @@ def confusions(trio: Trio) -> Figure:
 
 
 def reliability(trio: Trio) -> Figure:
-    """Accuracy against confidence, 15 bins of equally many images, a line a seed.
+    """Accuracy − confidence by confidence, 15 bins of equally many images, a line a seed.
 
     The ECE is the seeds' mean, as in the table: pooled seeds would hide each other's errors.
     """
@@ -290,21 +290,14 @@ def reliability(trio: Trio) -> Figure:
     groups = trio_groups(trio)
     styles = _styles(groups)
     for axes, (name, runs) in zip(panels, groups.items(), strict=True):
-        axes.plot([0.3, 1], [0.3, 1], color="black", linewidth=0.8)
+        axes.axhline(0, color="black", linewidth=0.8)
         for run in runs:
             confidence, accuracy, _ = stats.reliability(run.logits, run.labels)
-            axes.plot(confidence, accuracy, linewidth=1.2, **styles[name]._asdict())
+            excess = 100 * (accuracy - confidence)
+            axes.plot(confidence, excess, linewidth=1.2, **styles[name]._asdict())
         error = np.mean([stats.expected_calibration_error(r.logits, r.labels) for r in runs])
         _tidy(axes, f"{name}: ECE {error:.1f} points", "confidence", "")
-    panels[0].set_ylabel("accuracy")
-    panels[0].text(
-        0.98,
-        0.06,
-        "below the line:\noverconfident",
-        fontsize=9,
-        ha="right",
-        transform=panels[0].transAxes,
-    )
+    panels[0].set_ylabel("accuracy − confidence (points)\nbelow 0: overconfident")
     return figure
 
 
@@ -340,9 +333,14 @@ def cost(recipe: str, groups: Groups) -> Figure:
         axes.set_xscale("log")
     _tidy(panels[0], f"Against size, recipe {recipe}", "parameters (M)", "test accuracy (%)")
     _tidy(panels[1], "Against compute", "multiply-adds an image (M)", "")
-    for axes, ticks in ((panels[0], (0.175, 0.5, 1, 1.35)), (panels[1], (20, 30, 40, 50))):
+    for axes in panels:
         axes.minorticks_off()
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        ticks: list[float] = []  # the sizes that there are, as far as their labels have room
+        span = np.ptp([value for line in axes.lines for value in np.log(line.get_xdata())])
+        for value in sorted(float(value) for line in axes.lines for value in line.get_xdata()):
+            if not ticks or math.log(value / ticks[-1]) > 0.12 * span:
+                ticks.append(value)
+        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     return figure

@@ -12,7 +12,7 @@ import os
 import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -296,7 +296,7 @@ def inconsistencies(records: list[Record]) -> list[str]:
         groups[record.recipe, record.name].append(record)
     for (recipe, name), group in groups.items():
         for other in group[1:]:
-            if what := in_words(group[0], other, NOT_SETTINGS):
+            if what := in_words(group[0].config, other.config, NOT_SETTINGS):
                 problems.append(f"{other.folder}: not the settings of {group[0].folder} ({what})")
         problems += [
             f"{run.folder} holds a run of {own}, and counts as {name} by its folder"
@@ -304,15 +304,15 @@ def inconsistencies(records: list[Record]) -> list[str]:
             if name in NAMES and (own := run.config.get("name", name)) != name
         ]
         twin = groups.get((recipe, "baseline"), group)[0]
-        what = in_words(twin, group[0], (NOT_SETTINGS | LOSS_SETTINGS) - {"precision"})
+        ignored = (NOT_SETTINGS | LOSS_SETTINGS) - {"precision"}
+        what = in_words(twin.config, group[0].config, ignored)
         if what and group[0].role == "student" and name in NAMES:
             problems.append(f"{group[0].folder}: not the baseline's settings ({what})")
     return problems
 
 
-def in_words(a: Record, b: Record, ignored: set[str]) -> str:
-    """In which settings two runs differ."""
+def in_words(a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str] = ()) -> str:
+    """In which settings two configurations differ."""
     return ", ".join(
-        f"{key}: {a.config.get(key)!r} and {b.config.get(key)!r}"
-        for key in differing(a.config, b.config, ignored)
+        f"{key}: {a.get(key)!r} and {b.get(key)!r}" for key in differing(a, b, ignored)
     )

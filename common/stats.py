@@ -69,10 +69,12 @@ def over_images(statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarra
 
     counts: numbers of images of each kind (...); statistic: of (R, ...) such numbers, (R,). This
     is what one seed can tell: how sure the test images make it, not how other seeds differ; so
-    there is no p.
+    there is no p. Nor is there an interval where more draws than lie beyond it have no value (nan).
     """
     value, draws = float(statistic(counts[None])[0]), statistic(resampled(counts))
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if np.isnan(draws).mean() > (1 - LEVEL) / 2:
+        return Estimate(value, over="images")
+    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, low, high, over="images")
 
 
@@ -92,19 +94,16 @@ def gap_recovered(
     Arguments: `right` arrays. None where the teacher is not better than the baseline: there is no
     gap to recover.
     """
-    teacher, baseline, student = (right.astype(float) for right in (teacher, baseline, student))
-    if teacher.mean() <= baseline.mean():
+    if teacher.sum() <= baseline.sum():
         return None
-    kinds, counts = np.unique(
-        np.stack([student - baseline, teacher - baseline], 1), axis=0, return_counts=True
-    )
-    gained, gap = (resampled(counts) @ kinds).T
-    draws = gained / np.where(gap > 0, gap, np.nan)
-    value = (student - baseline).mean() / (teacher - baseline).mean()
-    if np.isnan(draws).mean() > (1 - LEVEL) / 2:  # the gap itself may be 0
-        return Estimate(value)
-    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, low, high, over="images")
+
+    def share(counts: np.ndarray) -> np.ndarray:
+        """counts: (R, 2, 2, 2) images, teacher right, baseline right, student right."""
+        t, b, s = counts[:, 1].sum((1, 2)), counts[:, :, 1].sum((1, 2)), counts[..., 1].sum((1, 2))
+        return (s - b) / np.where(t > b, t - b, np.nan)
+
+    kinds = 4 * teacher + 2 * baseline + student
+    return over_images(share, np.bincount(kinds, minlength=8).reshape(2, 2, 2))
 
 
 def ratio_over_seeds(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
@@ -193,17 +192,16 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(fit.x))
 
 
-def class_errors(labels: np.ndarray, predicted: np.ndarray, classes: int = 10) -> np.ndarray:
-    """Share of each class's images that are taken for another, in percent: (C,)."""
-    counts = np.bincount(labels, minlength=classes)
-    wrong = np.bincount(labels[predicted != labels], minlength=classes)
+def class_errors(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Share of each class's images that are taken for another, in percent: (10,)."""
+    counts = np.bincount(labels, minlength=10)
+    wrong = np.bincount(labels[predicted != labels], minlength=10)
     return 100 * wrong / np.maximum(counts, 1)
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int = 10) -> np.ndarray:
-    """Percent of the images of class i that are taken for class j: (C, C)."""
-    counts = np.bincount(labels * classes + predicted, minlength=classes**2)
-    counts = counts.reshape(classes, classes)
+def confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Percent of the images of class i that are taken for class j: (10, 10)."""
+    counts = np.bincount(10 * labels + predicted, minlength=100).reshape(10, 10)
     return 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 

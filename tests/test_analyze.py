@@ -22,10 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import analyze
-from common import compare, plots, records
+from common import compare, config, plots, records
+from common.claims import Part
 from common.config import LOG_COLUMNS, RESULTS_DIR
 from common.errors import UserError
 from common.page import Picture, to_bytes
+from common.stats import Estimate
 from conftest import ROOT, only_line, run_script
 
 RESULTS_COLUMNS = (
@@ -286,6 +288,8 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
                        lr=0.05, **options)  # fmt: skip
         fake.write_run(small, "student-fair", seed, teacher_sha256=teacher, **options)
         fake.write_run(small, "student-other", seed, teacher_sha256="1f", **options)
+        warm = {"temperature": 2.0, "soft_weight": 9.0}
+        fake.write_run(small, "student-warm", seed, teacher_sha256=teacher, **warm, **options)
     out = small.parent / "out"
     assert analyze.main(["--runs", str(small), "--out", str(out)]) == 1  # an unknown teacher
     printed = " ".join(capsys.readouterr().out.split())
@@ -299,6 +303,8 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     words = f"lr: {base['lr']} and 0.05, precision: {base['precision']!r} and 'bfloat16'"
     assert f"student-mine differs from the baseline in {words}" in printed
     assert "student-other had another teacher than" in printed
+    words = "student-resnet in soft_weight: 1.0 and 9.0, temperature: 4.0 and 2.0"
+    assert f"student-warm differs from {words}" in printed
     assert not any(
         word in printed for word in ("student-fair differs", "student-fair had", "student-mine had")
     )
@@ -328,6 +334,8 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
         fake.write_run(small, "student-mine", seed, loss="mine", errors=0.5 * fake.ERRORS, **taught)
         taught["teacher_sha256"] = f"teacher-resnet-{1 - seed}"
         fake.write_run(small, "student-of-another", seed, **taught)
+        taught["teacher_sha256"] = "teacher-resnet-0"
+        fake.write_run(small, "student-of-one", seed, **taught)
     assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     mine, slow, kd = (
@@ -338,7 +346,7 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
     assert f"student-mine − student-slow: {np.mean(mine) - np.mean(kd):+.2f} [" in printed
     assert "student-slow − baseline-slow: " in printed
     assert "student-slow − student-mine" not in printed
-    assert "student-mine − student-of-another" not in printed
+    assert "student-mine − student-of-" not in printed  # not even if one pair is equal
     assert "− baseline-fast" not in printed
     assert "student-resnet − baseline-slow" not in printed
 
@@ -447,8 +455,8 @@ def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeyp
     shutil.rmtree(own / "notes" / "teacher-resnet")
     assert analyze.main(["--runs", str(own), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    teacher = published / "notes" / "teacher-resnet" / "seed-0"
-    assert f"teacher: the published {teacher}\n" in printed and "Experiment 2" in printed
+    words = "student-resnet was taught by the published notes/teacher-resnet/seed-0\n"
+    assert words in printed and "Experiment 2" in printed
     fake.write_run(own, "teacher-resnet", 1, **SMALL)  # a row of its own kind is not mixed with it
     both = "teacher-resnet-0+teacher-resnet-1"
     fake.write_run(own, "student-ensemble", 0, teacher_sha256=both, **SMALL)
@@ -478,6 +486,40 @@ def test_a_teacher_lent_by_another_recipe_leaves_nothing_missing(tmp_path, repor
     code, table, errors = reported(root)
     assert code == 0 and errors == ""
     assert table["agreement_with_teacher"].notna().tolist() == [False, True, True]
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "the student's teachers of recipe notes" in page
+    assert "taught by notes/teacher-resnet/seed-0, notes/teacher-resnet/seed-1" in page
+
+
+def test_networks_of_the_notes_that_were_not_trained_as_the_recipe_says_are_named(small, reported):
+    """Of a recipe of one's own nothing is said, nor of what is as the recipe says."""
+    recipe = config.RECIPES["notes"]
+    own = {"count": 200, "recipe": "mine", "epochs": 16}
+    fake.write_run(small, "baseline", 0, **own)
+    code, _, errors = reported(small)
+    assert code == 1 and "not the settings of recipe" not in errors  # teacher and student missing
+    page = (small.parent / "out" / "report.md").read_text()
+    assert page.count("not the settings of recipe notes: ") == 2
+    assert "recipe notes: baseline, student-resnet (epochs: 50 and 16, lr: 0.08 and 0.1)" in page
+    assert "recipe mine: " not in page
+    for path in (small / "notes").rglob("config.json"):
+        settings = recipe["teacher" if "teacher" in str(path) else "small-cnn"]
+        change(path, **{key: value for key, value in settings.items() if key != "epochs"})
+    reported(small)
+    page = (small.parent / "out" / "report.md").read_text()
+    assert "notes: teacher-resnet, baseline, student-resnet (epochs: 50 and 16)" in page
+
+
+def test_the_claims_about_the_teacher_are_of_all_its_seeds(tmp_path):
+    """Though one alone may have taught every student."""
+    root = tmp_path / "runs"
+    fake.write_experiment(root, 3, **SMALL)
+    for path in (root / "notes" / "student-resnet").rglob("config.json"):
+        change(path, teacher_sha256="teacher-resnet-1")
+    comparison = compare.Comparison(records.read_all(root)[0])
+    (trio,) = comparison.experiments()
+    assert {run.seed for run in trio.teachers} == {0, 1, 2}
+    assert [teacher.seed for teacher, _, _ in trio.threes()] == [1, 1, 1]
 
 
 def test_a_gain_of_fewer_pairs_than_seeds_says_of_how_many(small, undrawn, capsys):
@@ -912,6 +954,25 @@ def test_a_network_of_ones_own_has_a_point_against_cost_where_its_size_is_new():
     assert labels[:2] == ["baseline", "mine"] and "student-mine" not in labels
 
 
+def test_sizes_that_there_are_stand_on_the_axes_of_cost():
+    runs = {name: [fake.record(name, 0, count=200)] for name in ("baseline", "mine", "teacher-cnn")}
+    runs["mine"][0].config["parameters"] = 25_000_000
+    size, _ = plots.cost("notes", runs).axes
+    assert [label.get_text() for label in size.get_xticklabels()] == ["0.175", "1.03", "25"]
+
+
+def test_a_value_without_an_interval_is_drawn_as_one_that_is_not_sure():
+    parts = {
+        name: ([Part("epochs", Estimate(*values))], "undecided")
+        for name, values in {"one seed": (5.0,), "five seeds": (5.0, 4.0, 6.0)}.items()
+    }
+    (axes,) = plots.claim(parts).axes
+    unsure, sure = (line for line in axes.lines if line.get_marker() == "o")
+    assert unsure.get_markerfacecolor() == "white" and sure.get_markerfacecolor() == "black"
+    bars = [bar for lines in axes.collections for bar in lines.get_segments() if len(bar)]
+    assert [np.ptp(bar[:, 0]) for bar in bars] == [2]  # and not one of no length
+
+
 def test_how_a_run_was_made_has_the_drop_where_the_rate_drops():
     records = [fake.record("baseline", 0), fake.record("teacher-resnet", 0, schedule="step")]
     rows = analyze.runs_table(compare.Comparison(records)).rows
@@ -968,7 +1029,7 @@ def test_a_former_recipe_is_no_part_of_the_first_screen(small, reported, tmp_pat
     _, block, _, claims, _, own, _ = re.split("|".join(map(re.escape, MARKS)), readme.read_text())
     assert "recipe notes" in block and "notes, experiment 2" in claims
     assert "best-v1" not in block + claims
-    assert own.strip().startswith("Recipe `best-v1`, accuracies in %:")
+    assert "Recipe `best-v1`, accuracies in %:" in own
     rows = re.findall(r"^\| (\S+) \| 2 \|", own, re.MULTILINE)
     assert rows == ["teacher-resnet", "baseline", "student-resnet"]
     reported(small / "best-v1", "--readme", readme)

@@ -129,8 +129,13 @@ def test_c8_counts_the_epochs_of_shorter_runs_by_their_share():
 
 @pytest.mark.parametrize("epochs", [1, 2, 9, 14])
 def test_runs_too_short_for_a_claim_leave_it_undecided(epochs):
-    words = {each.claim: each.word for each in judge(fake.trio(3, epochs=epochs))}
-    assert words["C8"] == "undecided"
+    short, whole = (
+        next(each for each in judge(trio) if each.claim == "C8")
+        for trio in (fake.trio(3, epochs=epochs), fake.trio(3))
+    )
+    assert short.word == "undecided" and "too short" in short.parts[0].aside
+    same = [(part.statistic, part.claimed) for part in (short.parts[0], whole.parts[0])]
+    assert same[0] == same[1]  # its figure has both on one axis
 
 
 # ---------------------------------------------------------------- noise

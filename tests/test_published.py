@@ -7,6 +7,7 @@ import fake
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 from common import claims, compare, plots, records, stats
@@ -70,6 +71,13 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
     assert words.format(min(of_best), max(of_best)) in readme
     assert claims.gain(best).low < 0 < claims.gain(best).high and len(of_best) == 5
     assert f"under `notes` from {min(of_notes):+.2f} to {max(of_notes):+.2f}" in readme
+    earlier = (0.79, 1.49, 0.56, 0.74, 0.24)  # of notes-v1, in the history
+    deviation = np.sqrt((np.var(of_notes, ddof=1) + np.var(earlier, ddof=1)) / 2)
+    reach = scipy.stats.t.ppf(0.975, 8) * deviation / np.sqrt(5)
+    words = (
+        "from {:+.2f} to {:+.2f}, and with the deviation of all ten the interval would be ±{:.2f}"
+    )
+    assert words.format(min(earlier), max(earlier), reach) in readme
     (alone, taught), (alone_best, taught_best) = (
         100 * np.mean([[base.right.mean(), t.right.mean()] for t, base, _ in trio.threes()], axis=0)
         for trio in (notes, best)
