@@ -16,7 +16,7 @@ from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
 # What two runs may have otherwise than each other where the loss alone is to be compared.
-LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision", "resumed_with"}
+LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
 
 
 def _differ_in_the_loss(control: Record, student: Record) -> bool:
@@ -155,6 +155,12 @@ class Comparison:
         """Why a comparison may be unfair, in words; and ensembles."""
         remarks = self._other_than(recipe)
         for name, runs in self.of(recipe).items():
+            remarks += [
+                f"{name} seed {run.seed} went on elsewhere {change}"
+                for run in runs
+                for change in map(str, run.config.get("resumed_with") or ())
+                if "device" in change or "precision" in change  # else its bits alone may differ
+            ]
             if name == "baseline" or runs[0].role == "teacher":
                 continue
             lent = {t.folder for t in self.lent}

@@ -34,7 +34,10 @@ SETTINGS = {
     "multiply_adds": int, "batch_size": int, "lr": NUMBER, "schedule": str, "weight_decay": NUMBER,
     "label_smoothing": NUMBER, "device_name": str, "precision": str, "versions": dict,
 }  # fmt: skip
-IF_THERE = {"loss": str, "temperature": NUMBER, "alpha": NUMBER, "teacher_sha256": str}
+IF_THERE = {
+    "loss": str, "temperature": NUMBER, "alpha": NUMBER, "teacher_sha256": str,
+    "resumed_with": list,
+}  # fmt: skip
 # Recipe and network give files and labels their names.
 NAME = re.compile(r"[^\W_][\w .,+=()-]*")
 # What runs of one name may have otherwise than each other: everything else in config.json is a
