@@ -145,6 +145,13 @@ def soft_loss(text: str) -> str:
     return one_of(*SOFT_LOSSES)(text)
 
 
+def architecture(text: str) -> str:
+    """The name of a network, the user's own included."""
+    from common.models import NETWORKS  # here, as above
+
+    return one_of(*NETWORKS)(text)
+
+
 def _nearest(text: str, names: Sequence[str]) -> str:
     bare, word = {name.lstrip("-"): name for name in names}, text.lstrip("-")
     begun = [name for name in bare if word and name.startswith(word)]
@@ -256,7 +263,9 @@ class Config:
 class TeacherConfig(Config):
     network = "teacher"
     arch: str = setting(
-        one_of("resnet", "cnn"), "resnet: experiment 2; cnn: experiment 1", "resnet"
+        architecture,
+        "resnet: experiment 2; cnn: experiment 1; or another in NETWORKS of common/models.py",
+        "resnet",
     )
 
 

@@ -88,12 +88,14 @@ def _curve(
     return mean
 
 
-def _from_the_start_of_interest(axes: Axes, curves: Sequence[np.ndarray]) -> None:
-    """Leave the steep first epochs out of the picture where they would flatten the rest."""
+def _from_the_start_of_interest(panels: Sequence[Axes], curves: Sequence[np.ndarray]) -> None:
+    """Leave the steep first epochs out of the pictures where they would flatten the rest."""
     values = np.concatenate([curve[min(2, len(curve) - 1) :] for curve in curves])
-    low, high = np.quantile(values, 0.02), values.max()  # a single collapse does not set the scale
+    low = np.quantile(values, 0.02)  # a single collapse does not set the scale
+    high = max(axes.dataLim.y1 for axes in panels)
     margin = 0.05 * (high - low) + 0.05
-    axes.set_ylim(low - margin, high + 2 * margin)
+    for axes in panels:
+        axes.set_ylim(low - margin, high + margin)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -144,7 +146,7 @@ def curves(recipe: str, groups: Groups) -> Figure:
             _curve(parts, runs, "train_soft_loss", color, "-")
             _curve(parts, runs, "train_hard_loss", color, (0, (1, 1)))
     for axes, lines in drawn.items():
-        _from_the_start_of_interest(axes, lines)
+        _from_the_start_of_interest([axes], lines)
     _tidy(loss, "Training loss, as minimised", "epoch", "loss (nats)")
     _tidy(parts, "Students: soft loss solid, hard dotted", "epoch", "loss (nats), unweighted")
     _tidy(train, "Training images, augmented", "epoch", "accuracy (%)")
@@ -182,8 +184,7 @@ def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
         _tidy(held_out, "", "epoch", "held-out accuracy (%)")
         drawn, labels = loss.get_legend_handles_labels()
         handles |= dict(zip(labels, drawn, strict=True))
-    for _, held_out in panels[: len(beside)]:
-        _from_the_start_of_interest(held_out, lines)
+    _from_the_start_of_interest(panels[: len(beside), 1], lines)
     for axes in panels[len(beside) :].flat:
         axes.axis("off")
     figure.legend(
@@ -202,7 +203,7 @@ def headline(recipes: dict[str, Groups]) -> Figure:
         for name, runs in groups.items():
             color, line, _ = styles[name]
             lines.append(_curve(axes, runs, "test_accuracy", color, line, name).to_numpy())
-        _from_the_start_of_interest(axes, lines)
+        _from_the_start_of_interest([axes], lines)
         _tidy(axes, f"Recipe {recipe}", "epoch", "test accuracy (%)")
         axes.legend(fontsize=9, loc="lower right")
     return figure

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import fake
@@ -958,6 +959,15 @@ def test_a_network_of_ones_own_has_a_point_against_cost_where_its_size_is_new():
     size, _ = plots.cost("notes", runs).axes
     labels = [line.get_label() for line in size.lines]
     assert labels[:2] == ["baseline", "mine"] and "student-mine" not in labels
+
+
+def test_a_best_epoch_that_comes_first_is_in_the_picture():
+    """A marker far outside of its frame would leave the frames no room."""
+    run = fake.record("baseline", 0, epochs=2)
+    run.log["val_accuracy"] = run.log["test_accuracy"] = [80.0, 10.0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_bytes(plots.curves("notes", {"baseline": [run]}), "png")
 
 
 def test_sizes_that_there_are_stand_on_the_axes_of_cost():

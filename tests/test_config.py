@@ -6,6 +6,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import train_baseline
 import train_student
@@ -19,6 +20,7 @@ from common.config import (
 )
 from common.errors import UserError
 from common.loss import SOFT_LOSSES, kd
+from common.models import NETWORKS
 
 CONFIGS = {
     train_teacher: TeacherConfig,
@@ -116,7 +118,7 @@ common_values = {
     "debug": st.booleans(),
 }
 own_values = {
-    TeacherConfig: {"arch": st.sampled_from(["resnet", "cnn"])},
+    TeacherConfig: {"arch": st.sampled_from(list(NETWORKS))},
     BaselineConfig: {},
     StudentConfig: {
         "teacher": st.none() | st.lists(names, min_size=1),
@@ -220,6 +222,12 @@ def test_a_loss_of_ones_own_can_be_asked_for(monkeypatch):
     )
     monkeypatch.setitem(SOFT_LOSSES, "mine", kd)
     assert StudentConfig.parse("", ["--loss", "mine"]).loss == "mine"
+
+
+def test_a_network_of_ones_own_can_be_asked_for(monkeypatch):
+    assert "'mine' is none of resnet, cnn, small-cnn" in refused(TeacherConfig, "--arch", "mine")
+    monkeypatch.setitem(NETWORKS, "mine", nn.Identity)
+    assert TeacherConfig.parse("", ["--arch", "mine"]).arch == "mine"
 
 
 def test_flags_of_other_scripts_and_contradictions_are_refused():
