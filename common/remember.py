@@ -38,7 +38,10 @@ class RememberedLogits:
         self, network: nn.Module, data: Dataset, device: Device, digest: str, folder: Path | None
     ):
         """network: frozen; digest: of its weights; folder: where the table is kept, or None."""
-        self.network = network.to(device.type, device.dtype)
+        self.network = network.to(device.type)
+        for module in network.modules():  # what autocast would convert again at every call
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(device.dtype)
         self.data = data
         self.device = device
         self.remembers = data.views.count <= MAX_VIEWS

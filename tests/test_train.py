@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from common import batches
@@ -14,7 +15,7 @@ from common.data import load
 from common.device import choose_device
 from common.errors import UserError
 from common.loss import distillation_loss, hard_loss
-from common.models import build, freeze, plain_cnn
+from common.models import Normalize, build, freeze, plain_cnn
 from common.remember import Ensemble, RememberedLogits
 from common.run import describe, open_run
 from common.run import load as load_file
@@ -264,6 +265,19 @@ def test_a_teacher_can_be_asked_for_more_than_its_table_has(dataset, teacher):
     images = dataset.batch(*(part[:20] for part in dataset.epoch(0, 1))).images
     asked = remembered.ask(images)
     assert asked.dtype == torch.float32 and asked.shape == (20, 10)
+
+
+def test_a_teacher_of_ones_own_may_normalise_its_input(dataset):
+    """In float32, in which its images come, whatever the precision is."""
+    network = nn.Sequential(Normalize(), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(784, 10))
+    device = choose_device(quick_config(precision="bfloat16"))
+    remembered = RememberedLogits(freeze(network), dataset, device, "digest", None)
+    index, view = dataset.epoch(0, 1)
+    with StopSignals() as stop:
+        remembered.prepare(index, view, stop)
+    batch = dataset.batch(index[:20], view[:20])
+    torch.testing.assert_close(remembered(batch), remembered.ask(batch.images))
+    assert network[3].weight.dtype == torch.bfloat16  # not converted at every call
 
 
 def test_a_damaged_table_is_computed_again(dataset, device, teacher, tmp_path):
