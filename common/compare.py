@@ -81,8 +81,11 @@ class Comparison:
         if name == against or not runs or runs[0].role == "teacher":
             return None
         teachers = {t.weights_sha256: t for run in runs if (t := self.teacher_of(run))}
-        for row in {(teacher.recipe, teacher.name) for teacher in teachers.values()}:
-            teachers |= {run.weights_sha256: run for run in self.groups.get(row, [])}
+        for teacher in list(teachers.values()):
+            row = self.groups.get((teacher.recipe, teacher.name), [])
+            seeds = {run.weights_sha256: run for run in row}
+            if teacher.weights_sha256 in seeds:  # else it is lent, beside a row of other runs
+                teachers |= seeds
         pairs = [baselines[run.seed] for run in runs]
         return Trio(recipe, experiment, list(teachers.values()), pairs, runs)
 
@@ -156,10 +159,10 @@ class Comparison:
         remarks = self._other_than(recipe)
         for name, runs in self.of(recipe).items():
             remarks += [
-                f"{name} seed {run.seed} went on elsewhere {change}"
+                f"{name} seed {run.seed} went on elsewhere: {change}"
                 for run in runs
-                for change in map(str, run.config.get("resumed_with") or ())
-                if "device" in change or "precision" in change  # else its bits alone may differ
+                for change in run.config.get("resumed_with") or ()
+                if {"device", "device_name", "precision"} & change.keys()  # else but bits differ
             ]
             if name == "baseline" or runs[0].role == "teacher":
                 continue

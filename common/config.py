@@ -28,6 +28,7 @@ LOG_COLUMNS = (
 # silence, where files are and what is shown; with a warning, what may change the bits.
 FREE = {
     "data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit", "resumed_with",
+    "after_epoch",
 }  # fmt: skip
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
@@ -38,11 +39,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # for the teacher; no regularisation but weight decay and augmentation.
     "notes": {
         "teacher": dict(
-            epochs=50, batch_size=125, lr=0.1, schedule="step", warmup=0.0,
+            epochs=50, batch_size=125, lr=0.1, schedule="step", drop=0.4, warmup=0.0, momentum=0.9,
             weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True, cutout=0,
         ),
         "small-cnn": dict(
-            epochs=50, batch_size=125, lr=0.08, schedule="constant", warmup=0.0,
+            epochs=50, batch_size=125, lr=0.08, schedule="constant", warmup=0.0, momentum=0.9,
             weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True, cutout=0,
             temperature=4.0, alpha=0.5, soft_weight=1.0, loss="kd",
         ),
@@ -50,11 +51,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # Meant as the strongest training of the same networks within 50 epochs.
     "best": {
         "teacher": dict(
-            epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,
+            epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1, momentum=0.9,
             weight_decay=5e-4, label_smoothing=0.0, padding=2, flip=True, cutout=8,
         ),
         "small-cnn": dict(
-            epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1,
+            epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1, momentum=0.9,
             weight_decay=5e-4, label_smoothing=0.0, padding=2, flip=True, cutout=8,
             temperature=4.0, alpha=0.9, soft_weight=1.0, loss="kd",
         ),
@@ -185,7 +186,7 @@ class Config:
     )
     drop: float = setting(positive, "schedule step: by what the rate is multiplied then", 0.4)
     warmup: float = setting(below_one, "share of all steps in which the rate rises from 0")
-    momentum: float = setting(below_one, "Nesterov momentum of SGD", 0.9)
+    momentum: float = setting(below_one, "Nesterov momentum of SGD")
     weight_decay: float = setting(non_negative, "L2 penalty on all parameters")
     label_smoothing: float = setting(below_one, "label smoothing of the hard loss")
     padding: int = setting(margin, "random crop: shift by up to so many pixels; 0 turns it off")

@@ -136,8 +136,8 @@ def _parse_idx(content: bytes) -> np.ndarray:
 def _fetch() -> Path:
     """Fetch the four files into `data/fashion-mnist`; return that folder.
 
-    One process at a time fetches, into a temporary folder that is renamed into place only when
-    every digest is right, so a half-fetched data set is never seen.
+    One process at a time fetches, into a temporary folder whose files are renamed into place only
+    when every digest is right; what else is in their place stays.
     """
     from filelock import FileLock
 
@@ -160,15 +160,10 @@ def _fetch() -> Path:
                         f"{next(iter(DIGESTS.values()))}) into {DATA_DIR}, or name their folder "
                         "with --data-dir",
                     )
-                staged = Path(scratch) / "staged"
-                staged.mkdir()
+                target.mkdir(exist_ok=True)
                 for name in DIGESTS:
-                    _read(raw, name)
                     path = _file(raw, name)
-                    os.replace(path, staged / path.name)
-                if target.exists():  # an incomplete folder from elsewhere
-                    shutil.rmtree(target)
-                os.replace(staged, target)
+                    os.replace(path, target / path.name)
     except OSError as error:
         raise UserError(
             f"cannot write {DATA_DIR}",
@@ -186,6 +181,8 @@ def _download(scratch: Path) -> tuple[Path | None, list[str]]:
             raw = source(scratch)
             if missing := [name for name in DIGESTS if not _file(raw, name)]:
                 raise RuntimeError(f"it lacks {', '.join(missing)}")
+            for name in DIGESTS:
+                _read(raw, name)
             return raw, []
         except Exception as error:  # whatever a source fails with, the next one is tried
             failures.append(f"{source.__name__.removeprefix('_from_')}: {str(error).strip()}")

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +124,10 @@ def why_no_cuda() -> str | None:
     built_for = torch.version.cuda
     if built_for is None:
         return "this torch is built without CUDA"
-    if not torch.cuda.is_available():
+    with warnings.catch_warnings():  # torch's own, of an old driver: it is said below
+        warnings.simplefilter("ignore")
+        available = torch.cuda.is_available()
+    if not available:
         driver = _driver_version()
         if driver is None:
             return "no NVIDIA driver in sight (docker run needs --gpus all)"

@@ -1,8 +1,9 @@
 """Distillation losses: pure functions of (logits, labels).
 
 Every soft loss is f(student_logits, teacher_logits, labels, temperature) -> scalar: the mean over
-the batch, scaled by temperature², zero where the student's logits equal the teacher's, computed in
-the dtype of its inputs. Logits are (N, C) floating point, labels (N,) int64, temperature > 0.
+the batch, scaled by temperature², zero where the student's logits equal the teacher's (`dist` only
+where none of an image's or class's are all alike), computed in the dtype of its inputs. Logits are
+(N, C) floating point, labels (N,) int64, temperature > 0.
 """
 
 from collections.abc import Callable
@@ -103,7 +104,7 @@ def logit_standard(
 
     def standardise(logits: Tensor) -> Tensor:
         centred = logits - logits.mean(1, keepdim=True)
-        return centred / (centred.square().mean(1, keepdim=True).sqrt() + 1e-7)
+        return centred / (logits.std(1, keepdim=True, correction=0) + 1e-7)
 
     return kd(standardise(student_logits), standardise(teacher_logits), labels, temperature)
 

@@ -36,7 +36,7 @@ SETTINGS = {
 }  # fmt: skip
 IF_THERE = {
     "loss": str, "temperature": NUMBER, "alpha": NUMBER, "teacher_sha256": str,
-    "resumed_with": list,
+    "resumed_with": list,  # of dicts: what it was gone on with, and after which epoch
 }  # fmt: skip
 # Recipe and network give files and labels their names.
 NAME = re.compile(r"[^\W_][\w .,+=()-]*")
@@ -163,6 +163,8 @@ def read(folder: Path) -> Record:
             raise ValueError(f"its role is {config['role']!r}")
         known = {key: kind for key, kind in IF_THERE.items() if config.get(key) is not None}
         _check(config, known)
+        if not all(isinstance(change, dict) for change in config.get("resumed_with") or ()):
+            raise ValueError("resumed_with is no list of changes")
         recipe, seed = config["recipe"], config["seed"]
         # runs/RECIPE/NAME/seed-K: a method of one's own is a row of its own by its folder's name.
         place = Path(os.path.abspath(folder))  # "." has no name

@@ -6,9 +6,11 @@ renamed. The checkpoint is the truth; config.json, log.csv and best.pt are rewri
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
+import operator
 import os
 import pickle
 import platform
@@ -62,8 +64,8 @@ def write_atomically(path: Path, write: Callable[[Any], None], keep_as: Path | N
 
     What stood there goes to `keep_as`, if that is given.
 
-    On failure the temporary file is removed and what stood at `path` is still there. Raises
-    UserError (exit code 1) when the disk refuses.
+    On failure the temporary file is removed and what stood at `path` is still there, or at
+    `keep_as`. Raises UserError (exit code 1) when the disk refuses.
     """
     # A name of its own: two students may leave their teacher's logits in one place at once.
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -337,12 +339,10 @@ class Run:
             self.checkpoint = self._last_good_checkpoint()
         if self.checkpoint:
             recorded = self.checkpoint["config"]
-            changed = self._compare(recorded)
-            self.settings = dict(recorded)
-            if changed:
-                before = recorded.get("resumed_with", [])
-                after = f"after epoch {self.checkpoint['epoch']}: {changed}"
-                self.settings["resumed_with"] = [*before, after]
+            later = recorded.get("resumed_with", [])
+            if changed := self._compare(functools.reduce(operator.or_, later, recorded)):
+                later = [*later, {"after_epoch": self.checkpoint["epoch"]} | changed]
+            self.settings = recorded | ({"resumed_with": later} if later else {})
             return
         made_from_checkpoint = [name for name in present if name != "config.json"]
         if made_from_checkpoint and not self.complete:
@@ -360,8 +360,8 @@ class Run:
                 "put it back, or use --overwrite for --resume to start again",
             ) from error
 
-    def _compare(self, before: dict[str, Any]) -> str:
-        """Refuse to go on with a run of other settings; return what else is new, in words."""
+    def _compare(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Refuse to go on with a run of other settings; return what else is new."""
         now = json.loads(json.dumps(self.settings))
         places = [(each.get("device"), each.get("device_name")) for each in (before, now)]
         elsewhere = places[0] != places[1]  # where the hardware may have another precision
@@ -374,14 +374,13 @@ class Run:
                 changes(before, now, refused),
                 "use the settings it began with, another --out, or --overwrite for --resume",
             )
-        words = changes(before, now, warned)
-        if words and not self.complete:
+        if warned and not self.complete:
             print(
-                f"warning: {words}; the run goes on, but its bits may differ from an "
-                "uninterrupted one's",
+                f"warning: {changes(before, now, warned)}; the run goes on, but its bits may "
+                "differ from an uninterrupted one's",
                 file=sys.stderr,
             )
-        return words
+        return {key: now[key] for key in warned}
 
     def _last_good_checkpoint(self) -> dict[str, Any] | None:
         damage = []

@@ -144,14 +144,14 @@ class Trainer:
         loss = self.objective(logits, batch)
         self.optimizer.zero_grad(set_to_none=True)
         # The processes' gradients are averaged; the loss is a mean over the whole batch's images.
-        # One that is not finite makes every gradient so, and every process learns of it.
-        factor = share * self.device.processes + 0 * loss.total.detach()
-        (loss.total * factor).backward()
+        (loss.total * (share * self.device.processes)).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         # In one kernel what torch.amp.GradScaler does: found_inf becomes 1 if one is not finite.
         torch._amp_foreach_non_finite_check_and_unscale_(
-            gradients, self.optimizer.found_inf, self._one
+            [loss.total.detach(), *gradients], self.optimizer.found_inf, self._one
         )
+        if self.device.processes > 1:  # a loss is its own process's: the others cannot see it
+            distributed.all_reduce(self.optimizer.found_inf, distributed.ReduceOp.MAX)
         self.optimizer.step()
         with torch.no_grad():
             self.has_soft_loss = loss.soft is not None

@@ -15,9 +15,9 @@ ERRORS = np.array([10, 2, 12, 7, 12, 2, 22, 4, 2, 4]) / 100  # shares of the cla
 VERSIONS = {"python": "3", "torch": "2", "numpy": "2"}
 SHARED = {
     "batch_size": 125, "lr": 0.1, "schedule": "constant", "drop": 0.4, "warmup": 0.0,
-    "weight_decay": 5e-4, "label_smoothing": 0.0, "padding": 1, "flip": True, "device": "cpu",
-    "device_name": "CPU", "precision": "float32", "threads": 1, "versions": VERSIONS,
-    "data_sha256": "0",
+    "momentum": 0.9, "weight_decay": 5e-4, "label_smoothing": 0.0, "padding": 1, "flip": True,
+    "device": "cpu", "device_name": "CPU", "precision": "float32", "threads": 1,
+    "versions": VERSIONS, "data_sha256": "0",
 }  # fmt: skip
 NETWORKS = {"resnet": (1_351_882, 47_341_056), "cnn": (1_031_018, 48_421_888)}
 SMALL = (175_018, 21_937_152)

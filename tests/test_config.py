@@ -225,9 +225,10 @@ def test_a_loss_of_ones_own_can_be_asked_for(monkeypatch):
 
 
 def test_a_network_of_ones_own_can_be_asked_for(monkeypatch):
-    assert "'mine' is none of resnet, cnn, small-cnn" in refused(TeacherConfig, "--arch", "mine")
-    monkeypatch.setitem(NETWORKS, "mine", nn.Identity)
-    assert TeacherConfig.parse("", ["--arch", "mine"]).arch == "mine"
+    words = f"'a new one' is none of {', '.join(NETWORKS)}"
+    assert words in refused(TeacherConfig, "--arch", "a new one")
+    monkeypatch.setitem(NETWORKS, "a new one", nn.Identity)
+    assert TeacherConfig.parse("", ["--arch", "a new one"]).arch == "a new one"
 
 
 def test_flags_of_other_scripts_and_contradictions_are_refused():

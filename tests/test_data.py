@@ -118,10 +118,16 @@ def test_a_damaged_download_is_not_kept(tiny_data, nowhere, monkeypatch):
         (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(b"<html>log in first</html>")
         return raw
 
-    monkeypatch.setattr(common.data, "_from_debian", source)
+    place = nowhere / "data" / "fashion-mnist"
+    for name in ("_from_torchvision", "_from_debian"):
+        monkeypatch.setattr(common.data, name, source)
     with pytest.raises(UserError, match="t10k-labels-idx1-ubyte.gz is damaged"):
         load()
-    assert not (nowhere / "data" / "fashion-mnist").exists()
+    assert not place.exists()
+    (place / "of-the-users-own").mkdir(parents=True)
+    monkeypatch.setattr(common.data, "_from_debian", lambda _: shutil.copytree(tiny_data, _ / "x"))
+    assert load().source == place  # from the second, where the first is damaged
+    assert (place / "of-the-users-own").exists()
 
 
 def test_split_is_stratified_disjoint_and_complete():

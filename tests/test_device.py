@@ -1,4 +1,5 @@
 import ctypes
+import warnings
 
 import pytest
 import torch
@@ -14,9 +15,14 @@ def machine(monkeypatch):
     """Make torch see a GPU, a driver and a build of one's choice."""
 
     def pretend(built="13.2", driver=(13, 2), gpu=(9, 0), archs=("sm_75", "sm_90", "sm_100")):
+        def is_available():
+            if gpu is None:
+                warnings.warn("of torch itself", stacklevel=1)  # as with an old driver
+            return gpu is not None
+
         monkeypatch.setattr(torch.version, "cuda", built)
         monkeypatch.setattr(device, "_driver_version", lambda: driver)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+        monkeypatch.setattr(torch.cuda, "is_available", is_available)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: gpu)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(archs))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A card")

@@ -252,7 +252,7 @@ def test_another_thread_count_warns_and_goes_on(server, tmp_path):
     assert run.err.startswith("warning: threads: 1 -> 2; the run goes on")
     assert [row["epoch"] for row in read_log(folder)] == ["1", "2"]
     kept = json.loads((folder / "config.json").read_text())
-    assert kept["threads"] == 1 and kept["resumed_with"] == ["after epoch 1: threads: 1 -> 2"]
+    assert kept["threads"] == 1 and kept["resumed_with"] == [{"after_epoch": 1, "threads": 2}]
     assert load(folder / "last.pt")["config"] == kept
     again = server.run(*words, "--resume", faults=[SMALL])
     assert again.code == 0 and "already complete" in again.out and again.err == ""

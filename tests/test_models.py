@@ -23,7 +23,7 @@ BUDGETS = {
 IMAGES = torch.randint(256, (8, 1, 28, 28), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", BUDGETS)
 def test_sizes(name):
     parameters, most = BUDGETS[name]
     network = build(name)
@@ -43,7 +43,7 @@ def test_multiply_adds_by_hand():
     assert count_multiply_adds(build("small-cnn")) == expected + 128 * 256 + 256 * 10
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", BUDGETS)
 def test_widths_are_multiples_of_8(name):
     widths = [m.out_channels for m in build(name).modules() if isinstance(m, nn.Conv2d)]
     assert widths and all(width % 8 == 0 for width in widths)
