@@ -12,6 +12,7 @@ Exit code 1 if a run is missing, unfinished or damaged (the rest is reported),
 2 if there is none.
 """
 
+import contextlib
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ from common.page import (
     to_html,
     to_markdown,
 )
-from common.records import NAMES, Record, read_all
+from common.records import NAMES, Record, Unreadable, read, read_all
 from common.stats import Estimate
 
 TITLE = "Distillation on Fashion-MNIST"
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
     records, problems = read_all(root)
-    lent = published_teachers(records)
+    lent = lent_teachers(records)
     comparison = Comparison(records, lent)
     problems += comparison.missing()
     for problem in problems:
@@ -119,12 +120,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def published_teachers(records: Sequence[Record]) -> list[Record]:
-    """The published teachers among those of the students here."""
+def lent_teachers(records: Sequence[Record]) -> list[Record]:
+    """Teachers of the students here that are elsewhere: the published ones, and one's own."""
     wanted = {digest for record in records for digest in record.teacher_digests}
     wanted -= {record.weights_sha256 for record in records}
-    published = read_all(RESULTS_DIR)[0] if wanted else []
-    return [record for record in published if record.weights_sha256 in wanted]
+    if not wanted:
+        return []
+    found = read_all(RESULTS_DIR)[0]
+    for record in records:
+        paths = record.config.get("teacher")
+        for path in paths if isinstance(paths, list) else ():
+            with contextlib.suppress(Unreadable, TypeError):
+                found.append(read((RESULTS_DIR.parent / path).parent))
+    lent = {run.weights_sha256: run for run in found if run.weights_sha256 in wanted}
+    images = next((record.labels for record in records if record.complete), None)
+    return [run for run in lent.values() if np.array_equal(run.labels, images)]
 
 
 # ---------------------------------------------------------------- words and tables
@@ -236,7 +246,11 @@ def own_in_words(comparison: Comparison, recipe: str) -> list[str]:
             count = len(trio.students)
             seeds = f"{count} seeds" if count > 1 else "one seed"
             change = signed(claims.gain(trio))
-            lines.append(f"{name} − {trio.baselines[0].name}: {change} points, {seeds}")
+            unequal = ", ".join(comparison.besides_the_loss(trio))
+            lines.append(
+                f"{name} − {trio.baselines[0].name}: {change} points, {seeds}"
+                + (f"; they differ in {unequal}, too" if unequal else "")
+            )
     return lines + comparison.remarks(recipe)
 
 
@@ -272,7 +286,8 @@ def terminal_table(table: pd.DataFrame, recipe: str) -> str:
     widths[0] = min(widths[0], 80 - sum(widths[1:]) - len(widths[1:]))
     for row in rows:
         if len(row[0]) > widths[0]:
-            row[0] = row[0][: widths[0] - 1] + "…"
+            end = widths[0] // 3  # where names begin alike, their ends tell them apart
+            row[0] = f"{row[0][: widths[0] - end - 1]}…{row[0][-end:]}"
     return "\n".join(
         " ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
@@ -415,7 +430,10 @@ def as_they_chose(trios: Sequence[Trio]) -> str:
 
 def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Block]:
     if not verdicts:
-        yield Text("No experiment is whole yet: a teacher, a baseline and a student are needed.")
+        yield Text(
+            "No experiment of the notes is whole yet: a baseline, and a student of the ResNet or "
+            "the wide CNN with its teacher are needed."
+        )
         return
     yield Text(
         "Each claim is one test, fixed before the results were looked at. Supported or "

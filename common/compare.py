@@ -10,7 +10,7 @@ import pandas as pd
 
 from common import claims, stats
 from common.claims import Trio
-from common.config import RECIPES
+from common.config import RECIPES, RESULTS_DIR, differing
 from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, ensemble, in_words, order
 from common.stats import Estimate
 
@@ -119,12 +119,19 @@ class Comparison:
 
         Of their own teachers, if there are such; else with experiment 2's, the ResNet.
         """
-        students = (f"student-{arch}" for arch in EXPERIMENTS.values())
+        students = [f"student-{arch}" for arch in EXPERIMENTS.values()]
+        if not self._plain(recipe, name):
+            students += [other for other in self.own(recipe) if self._plain(recipe, other)]
         return max(
             filter(None, (self.trio(recipe, name, against=student) for student in students)),
             key=lambda trio: sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
             default=None,
         )
+
+    def _plain(self, recipe: str, name: str) -> bool:
+        """Whether these runs are students of plain distillation."""
+        run = self.groups[recipe, name][0]
+        return run.role == "student" and run.config.get("loss") == "kd"
 
     def drawn_beside(self, recipe: str) -> dict[str, list[str]]:
         """Networks that the notes do not have, each with those of the notes it is drawn beside.
@@ -154,6 +161,14 @@ class Comparison:
             if trio and all(_differ_in_the_loss(*pair) for pair in trio.pairs())
         ]
 
+    def besides_the_loss(self, trio: Trio) -> list[str]:
+        """Which settings of the pairs differ, where the loss alone is to be compared."""
+        ignored = LOSS_ALONE - {"temperature", "alpha", "soft_weight"}
+        if any(run.role == "baseline" for run in (trio.baselines[0], trio.students[0])):
+            ignored = LOSS_ALONE
+        pairs = (differing(a.config, b.config, ignored) for a, b in trio.pairs())
+        return sorted(set().union(*pairs))
+
     def remarks(self, recipe: str) -> list[str]:
         """Why a comparison may be unfair, in words; and ensembles."""
         remarks = self._other_than(recipe)
@@ -168,7 +183,8 @@ class Comparison:
                 continue
             lent = {t.folder for t in self.lent}
             strangers = [
-                f"{'the published ' * (t.folder in lent)}{t.recipe}/{t.name}/seed-{t.seed}"
+                f"{'the published ' * t.folder.is_relative_to(RESULTS_DIR)}{t.recipe}/{t.name}/"
+                f"seed-{t.seed}"
                 for run in runs
                 for t in self.members(run)
                 if t.recipe != recipe or t.folder in lent
@@ -186,13 +202,6 @@ class Comparison:
                 continue
             if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in trio.pairs()):
                 remarks.append(f"{name} had another teacher than the student of its seed")
-            if runs[0].role == "student":
-                kd, own = (
-                    {key: run.config.get(key) for key in ("temperature", "alpha", "soft_weight")}
-                    for run in trio.pairs()[0]
-                )
-                if what := in_words(kd, own):
-                    remarks.append(f"{name} differs from {trio.baselines[0].name} in {what}")
         taught = {tuple(run.teacher_digests): run for run in sum(self.of(recipe).values(), [])}
         for members in map(self.members, taught.values()):
             if len(members) > 1:
@@ -205,8 +214,10 @@ class Comparison:
         """Which of the notes' networks were not trained as the recipe says, in words."""
         named: dict[str, list[str]] = defaultdict(list)
         for name, runs in self.of(recipe).items():
-            kind = "teacher" if runs[0].role == "teacher" else "small-cnn"
+            role, _, arch = name.partition("-")
+            kind, arch = ("teacher", arch) if role == "teacher" else ("small-cnn", "small-cnn")
             if name in NAMES and (settings := RECIPES.get(recipe, {}).get(kind)):
+                settings = settings | {"arch": arch}
                 ignored = LOSS_SETTINGS if runs[0].role == "baseline" else ()
                 trained = {key: runs[0].config.get(key) for key in settings}
                 named[in_words(settings, trained, ignored)].append(name)
@@ -253,12 +264,14 @@ class Comparison:
                 for arch in EXPERIMENTS.values()
                 if {f"teacher-{arch}", f"student-{arch}"} & groups.keys()
             ]
+            if not any(self._plain(recipe, name) for name in self.own(recipe)):
+                begun = begun or ["resnet"]
             for name in NAMES:
                 role, _, arch = name.partition("-")
                 if (
                     name in groups
                     or (recipe, name) in self.unfinished
-                    or (arch and arch not in (begun or ["resnet"]))
+                    or (arch and arch not in begun)
                 ):
                     continue
                 taught = groups.get(f"student-{arch}", [])

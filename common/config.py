@@ -31,6 +31,8 @@ FREE = {
     "after_epoch",
 }  # fmt: skip
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
+# Recipe and network give folders, files and labels their names.
+NAME = re.compile(r"[^\W_][\w .,+=()-]*")
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
 
 # Baseline and student both take "small-cnn": they differ in the loss and in nothing else.
@@ -143,14 +145,21 @@ def soft_loss(text: str) -> str:
     """The name of a soft loss, the user's own included."""
     from common.loss import SOFT_LOSSES  # here: analyze.py reads this module and needs no torch
 
-    return one_of(*SOFT_LOSSES)(text)
+    return _named(one_of(*SOFT_LOSSES)(text))
 
 
 def architecture(text: str) -> str:
     """The name of a network, the user's own included."""
     from common.models import NETWORKS  # here, as above
 
-    return one_of(*NETWORKS)(text)
+    return _named(one_of(*NETWORKS)(text))
+
+
+def _named(text: str) -> str:
+    """A name that a folder and a row of the report may have."""
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for a run: rename it in the code")
+    return text
 
 
 def _nearest(text: str, names: Sequence[str]) -> str:

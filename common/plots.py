@@ -175,7 +175,8 @@ def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
     lines, handles = [], {}
     for (loss, held_out), (name, others) in zip(panels, beside.items(), strict=False):
         for each in (*others, name):
-            color, line, _ = Style("black", "-", "") if each == name else STYLES[each]
+            style = STYLES.get(each, OWN_STYLES[0])  # plain distillation by one's own teacher
+            color, line, _ = Style("black", "-", "") if each == name else style
             label = "the network of the title" if each == name else each
             _curve(loss, groups[each], "train_loss", color, line, label)
             lines.append(_curve(held_out, groups[each], "val_accuracy", color, line).to_numpy())

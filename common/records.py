@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.config import FREE, LOG_COLUMNS, WARNED, differing
+from common.config import FREE, LOG_COLUMNS, NAME, WARNED, differing
 
 CLASS_COUNT = 10
 # Order of the rows and of the colours; runs of other names come after these.
@@ -38,8 +38,6 @@ IF_THERE = {
     "loss": str, "temperature": NUMBER, "alpha": NUMBER, "teacher_sha256": str,
     "resumed_with": list,  # of dicts: what it was gone on with, and after which epoch
 }  # fmt: skip
-# Recipe and network give files and labels their names.
-NAME = re.compile(r"[^\W_][\w .,+=()-]*")
 # What runs of one name may have otherwise than each other: everything else in config.json is a
 # setting, and a table row that mixes settings says so.
 NOT_SETTINGS = FREE | WARNED | {"seed", "teacher_sha256", "compile", "precision", "name"}

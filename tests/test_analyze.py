@@ -304,8 +304,14 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     words = f"lr: {base['lr']} and 0.05, precision: {base['precision']!r} and 'bfloat16'"
     assert f"student-mine differs from the baseline in {words}" in printed
     assert "student-other had another teacher than" in printed
-    words = "student-resnet in soft_weight: 1.0 and 9.0, temperature: 4.0 and 2.0"
-    assert f"student-warm differs from {words}" in printed
+    lines = {
+        name: re.search(
+            rf"{name} − student-resnet: [^a-z]+ points, 2 seeds(; [^;]+, too)?", printed
+        )
+        for name in ("student-warm", "student-fair")
+    }
+    assert lines["student-warm"][1] == "; they differ in soft_weight, temperature, too"
+    assert lines["student-fair"][1] is None
     assert not any(
         word in printed for word in ("student-fair differs", "student-fair had", "student-mine had")
     )
@@ -457,7 +463,8 @@ def test_one_seed_is_reported_with_what_its_images_can_tell(tmp_path, undrawn, c
 
 def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeypatch, capsys):
     own, published = tmp_path / "runs", tmp_path / "results"
-    monkeypatch.setattr(analyze, "RESULTS_DIR", published)
+    for module in (analyze, compare):
+        monkeypatch.setattr(module, "RESULTS_DIR", published)
     fake.write_experiment(published, 1, **SMALL)
     fake.write_experiment(own, 1, **SMALL)
     shutil.rmtree(own / "notes" / "teacher-resnet")
@@ -474,6 +481,44 @@ def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeyp
     mine = records.read(own / "notes" / "teacher-resnet" / "seed-1")
     assert table["test_selected"]["teacher-resnet"] == pytest.approx(100 * mine.right.mean())
     assert table["agreement_with_teacher"][["student-resnet", "student-ensemble"]].notna().all()
+
+
+def test_a_teacher_of_ones_own_is_found_where_the_student_found_it(small, reported, monkeypatch):
+    """As of a short look, whose teachers are those of the whole runs."""
+    look = small.parent / "look"
+    shutil.copytree(small, look)
+    shutil.rmtree(look / "notes" / "teacher-resnet")
+    monkeypatch.setattr(analyze, "RESULTS_DIR", small.parent / "results")
+    for seed in range(2):
+        weights = f"runs/notes/teacher-resnet/seed-{seed}/best.pt"
+        change(
+            look / "notes" / "student-resnet" / f"seed-{seed}" / "config.json", teacher=[weights]
+        )
+    code, table, errors = reported(look)
+    assert code == 0 and errors == ""
+    assert set(table["name"]) == {"teacher-resnet", "baseline", "student-resnet"}
+    assert table["agreement_with_teacher"].notna().sum() == 2
+    for path in (small / "notes" / "teacher-resnet").rglob("predictions.npz"):
+        with np.load(path) as arrays:  # of other images: of no use
+            fewer = {key: values[:100] for key, values in arrays.items()}
+        np.savez_compressed(path, **fewer)
+    code, table, errors = reported(look)
+    assert code == 1 and "has a teacher that is not among these runs" in errors
+
+
+def test_with_a_teacher_of_ones_own_the_notes_networks_are_not_missed(tmp_path, undrawn, capsys):
+    root = tmp_path / "runs"
+    fake.write_experiment(root, 2, arch="cnn-mine", **SMALL)
+    for seed in range(2):
+        taught = {"teacher_sha256": f"teacher-cnn-mine-{seed}", "loss": "mine"} | SMALL
+        fake.write_run(root, "student-cnn-mine-mine", seed, **taught)
+    arguments = ["--runs", str(root), "--out", str(tmp_path / "out")]
+    assert analyze.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and "student-cnn-mine-mine − student-cnn-mine: " in printed.out
+    comparison = compare.Comparison(records.read_all(root)[0])
+    beside = comparison.drawn_beside("notes")["student-cnn-mine-mine"]
+    assert set(beside) == {"baseline", "student-cnn-mine"}
 
 
 def test_a_run_in_another_networks_folder_is_named(small, reported):
@@ -509,7 +554,12 @@ def test_networks_of_the_notes_that_were_not_trained_as_the_recipe_says_are_name
     page = (small.parent / "out" / "report.md").read_text()
     assert page.count("not the settings of recipe notes: ") == 2
     assert "recipe notes: baseline, student-resnet (epochs: 50 and 16, lr: 0.08 and 0.1)" in page
+    change(small / "notes" / "baseline" / "seed-0" / "config.json", arch="tiny")
+    reported(small)
+    page = (small.parent / "out" / "report.md").read_text()
+    assert "recipe notes: baseline (arch: 'small-cnn' and 'tiny', epochs: 50 and 16, " in page
     assert "recipe mine: " not in page
+    change(small / "notes" / "baseline" / "seed-0" / "config.json", arch="small-cnn")
     for path in (small / "notes").rglob("config.json"):
         settings = recipe["teacher" if "teacher" in str(path) else "small-cnn"]
         change(path, **{key: value for key, value in settings.items() if key != "epochs"})
@@ -614,7 +664,7 @@ def test_a_missing_network_is_named_with_the_command_that_makes_it(small, report
     assert f"{name} of recipe notes is missing; python {command} makes it" in errors
     page = (small.parent / "out" / "report.md").read_text()
     assert f"{name} of recipe notes is missing" in page
-    assert "No experiment is whole yet" in page
+    assert "No experiment of the notes is whole yet" in page
 
 
 def test_an_unfinished_run_is_named_and_the_rest_reported(small, reported):
@@ -1097,7 +1147,7 @@ def test_the_terminal_table_fits_80_columns(tmp_path, undrawn, capsys):
     analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     table = printed.split("\n\n")[1].splitlines()
-    assert len(table) == 5 and re.match("a-method-with.*… 10 ", table[-1])
+    assert len(table) == 5 and re.match("a-method-w.*….*tters 10 ", table[-1])
     assert max(map(len, table)) <= 80
 
 

@@ -231,6 +231,14 @@ def test_a_network_of_ones_own_can_be_asked_for(monkeypatch):
     assert TeacherConfig.parse("", ["--arch", "a new one"]).arch == "a new one"
 
 
+def test_a_name_that_no_row_of_the_report_can_have_is_refused(monkeypatch):
+    for name in ("a/b", "kd*", "_mine"):
+        monkeypatch.setitem(SOFT_LOSSES, name, kd)
+        monkeypatch.setitem(NETWORKS, name, nn.Identity)
+        assert "is no name for a run" in refused(StudentConfig, "--loss", name)
+        assert "is no name for a run" in refused(TeacherConfig, "--arch", name)
+
+
 def test_flags_of_other_scripts_and_contradictions_are_refused():
     assert "--alpha" in refused(BaselineConfig, "--alpha", "0.5")
     assert "--teacher" in refused(TeacherConfig, "--teacher", "a.pt")

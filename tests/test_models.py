@@ -61,7 +61,7 @@ def test_the_small_network_is_plain():
             )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", BUDGETS)
 def test_logits_of_images_as_they_are_on_disk(name):
     torch.manual_seed(0)
     network = build(name).eval()

@@ -2,6 +2,10 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pandas as pd
@@ -10,7 +14,7 @@ import torch
 
 import common.config
 import train_student
-from common.config import LOG_COLUMNS
+from common.config import LOG_COLUMNS, RESULTS_DIR
 from common.run import load
 from conftest import ROOT, only_line, run_script
 
@@ -204,3 +208,37 @@ def test_the_tests_that_the_readme_names_exist():
     assert len(named) >= 10
     for file, name in named:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name
+
+
+def test_the_readmes_method_on_features_trains(tiny, tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    code = next(c for c in re.findall(r"```python\n(.*?)```", readme, re.S) if "with_hint" in c)
+    field = re.search(r"`(hint_weight: .*)`\. Train", readme)[1]
+    shutil.copytree(ROOT / "common", tmp_path / "common")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests")
+    for path, place, added in (
+        (tmp_path / "common" / "config.py", "    temperature: float = setting", f"    {field}\n"),
+        (tmp_path / "train_student.py", "    name = config.name", textwrap.indent(code, "    ")),
+    ):
+        text = (ROOT / path.relative_to(tmp_path)).read_text()
+        assert text.count(place) == 1
+        text = text.replace(place, added + place)
+        path.write_text(text.replace("fit(student, loss, ", "fit(student, with_hint, "))
+    teacher = RESULTS_DIR / "notes" / "teacher-resnet" / "seed-0"
+
+    def train(*words):
+        child = [sys.executable, tmp_path / "tests" / "child.py", tiny, tmp_path / words[0]]
+        command = [*child, *QUICK, "--data-dir", tiny, "--teacher", teacher, *words[1:]]
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        folder = words[words.index("--out") + 1]
+        return load(folder / "last.pt")
+
+    hint = ("train_student.py", "--hint-weight", 1, "--out")
+    whole = train(*hint, tmp_path / "whole")
+    assert whole["config"]["hint_weight"] == 1
+    rows = [row["train_loss"] for row in whole["rows"]]
+    plain = train(*hint[:2], 0, "--out", tmp_path / "plain")
+    assert rows[0] > plain["rows"][0]["train_loss"]
+    first = plain["network"].pop("regressor"), whole["network"].pop("regressor")
+    assert not torch.equal(*first)
