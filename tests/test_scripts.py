@@ -226,19 +226,16 @@ def test_the_readmes_method_on_features_trains(tiny, tmp_path):
         path.write_text(text.replace("fit(student, loss, ", "fit(student, with_hint, "))
     teacher = RESULTS_DIR / "notes" / "teacher-resnet" / "seed-0"
 
-    def train(*words):
-        child = [sys.executable, tmp_path / "tests" / "child.py", tiny, tmp_path / words[0]]
-        command = [*child, *QUICK, "--data-dir", tiny, "--teacher", teacher, *words[1:]]
+    runs = []
+    for weight in (0, 1):
+        out = tmp_path / f"weight-{weight}"
+        child = [sys.executable, tmp_path / "tests" / "child.py", tiny]
+        words = ["--hint-weight", weight, "--teacher", teacher, "--data-dir", tiny, "--out", out]
+        command = [*child, tmp_path / "train_student.py", *QUICK, *words]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        folder = words[words.index("--out") + 1]
-        return load(folder / "last.pt")
-
-    hint = ("train_student.py", "--hint-weight", 1, "--out")
-    whole = train(*hint, tmp_path / "whole")
-    assert whole["config"]["hint_weight"] == 1
-    rows = [row["train_loss"] for row in whole["rows"]]
-    plain = train(*hint[:2], 0, "--out", tmp_path / "plain")
-    assert rows[0] > plain["rows"][0]["train_loss"]
-    first = plain["network"].pop("regressor"), whole["network"].pop("regressor")
-    assert not torch.equal(*first)
+        runs.append(load(out / "last.pt"))
+    plain, hinted = runs
+    assert hinted["config"]["hint_weight"] == 1
+    assert hinted["rows"][0]["train_loss"] > plain["rows"][0]["train_loss"]
+    assert not torch.equal(*(run["network"]["regressor"] for run in runs))  # it is trained
