@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
 # The commands of the published runs, and of what is missing of five seeds, from the project's root
-# after `make setup`: of notes, best, notes-v1 or best-v1. Stopped, the same command goes on. The
-# number of threads is given because on a CPU the last bits depend on it. On several cores, run both
-# recipes at once: `bash results/reproduce.sh notes & bash results/reproduce.sh best`.
+# after `make setup`: of notes, best or best-v1. Stopped, the same command goes on. The number of
+# threads is given because on a CPU the last bits depend on it. On several cores, run both recipes
+# at once: `bash results/reproduce.sh notes & bash results/reproduce.sh best`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 train() { OMP_NUM_THREADS=$1 .venv/bin/python "train_$2.py" --recipe "$recipe" --resume "${@:3}"; }
 for part in "${@:-notes}"; do
-  recipe=${part%-v1} runs=runs/$part
-  [ "$part" = "$recipe" ] || runs=runs-$part
   case $part in
     notes | best)
+      recipe=$part runs=runs/$part
       taught_by=(0 1 2 0 0) # by which seed's ResNet
       [ "$part" = best ] || taught_by[2]=0
       for seed in 0 1 2 3 4; do
@@ -20,12 +19,8 @@ for part in "${@:-notes}"; do
         train 1 student --seed "$seed" --teacher "$runs/teacher-cnn/seed-$seed"
       done
       ;;
-    notes-v1)
-      train 1 teacher --arch cnn --drop 0.25 --out "$runs/teacher-cnn/seed-0"
-      train 1 baseline --out "$runs/baseline/seed-0"
-      train 1 student --teacher "$runs/teacher-cnn/seed-0" --out "$runs/student-cnn/seed-0"
-      ;;
     best-v1)
+      recipe=best runs=runs-best-v1
       old=(--weight-decay 1e-3 --cutout 10) first=$runs/teacher-resnet/seed-0
       train 1 teacher --arch resnet "${old[@]}" --out "$first"
       train 1 teacher --arch cnn "${old[@]}" --out "$runs/teacher-cnn/seed-0"
@@ -47,6 +42,6 @@ for part in "${@:-notes}"; do
       train 2 student "${in_float32[@]}" --teacher "$first" "$second" \
         --out "$runs/student-ensemble/seed-0"
       ;;
-    *) echo "error: $part is none of notes, best, notes-v1, best-v1" >&2 && exit 2 ;;
+    *) echo "error: $part is none of notes, best, best-v1" >&2 && exit 2 ;;
   esac
 done
