@@ -127,11 +127,11 @@ def lent_teachers(records: Sequence[Record]) -> list[Record]:
     if not wanted:
         return []
     found = read_all(RESULTS_DIR)[0]
-    for record in records:
-        paths = record.config.get("teacher")
-        for path in paths if isinstance(paths, list) else ():
-            with contextlib.suppress(Unreadable, TypeError):
-                found.append(read((RESULTS_DIR.parent / path).parent))
+    named = (record.config.get("teacher") for record in records)
+    paths = (path for each in named if isinstance(each, list) for path in map(str, each))
+    for folder in dict.fromkeys((RESULTS_DIR.parent / path).parent for path in paths):
+        with contextlib.suppress(Unreadable):
+            found.append(read(folder))
     lent = {run.weights_sha256: run for run in found if run.weights_sha256 in wanted}
     images = next((record.labels for record in records if record.complete), None)
     return [run for run in lent.values() if np.array_equal(run.labels, images)]
@@ -551,8 +551,7 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
             f"Reliability diagrams, recipe {trio.recipe}, experiment {trio.experiment}.",
         )
     rows = []
-    pairs = zip(table.itertuples(), comparison.groups.values(), strict=True)
-    for row, runs in pairs:
+    for row, runs in zip(table.itertuples(), comparison.groups.values(), strict=True):
         temperatures = [stats.fit_temperature(run.val_logits, run.val_labels) for run in runs]
         words = [f"{row.name}, {row.recipe}", f"{np.mean(temperatures):.2f}"]
         for measure, digits in (

@@ -21,7 +21,7 @@ LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
 
 def _differ_in_the_loss(control: Record, student: Record) -> bool:
     """Whether the loss alone is between them, and the control has none or kd of its teacher."""
-    if student.role != "student" or in_words(control.config, student.config, LOSS_ALONE):
+    if student.role != "student" or differing(control.config, student.config, LOSS_ALONE):
         return False
     same_teacher = control.teacher_digests == student.teacher_digests
     kd_for_another = control.config.get("loss") == "kd" != student.config.get("loss")
@@ -39,7 +39,7 @@ class Comparison:
     def __init__(self, records: list[Record], lent: Sequence[Record] = ()):
         """lent: teachers of these runs' students from elsewhere. They are no seeds of a row that
         has runs of its own."""
-        self.lent = lent
+        self.lent = {teacher.folder for teacher in lent}
         groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
         for record in records:
             if record.complete:
@@ -181,13 +181,12 @@ class Comparison:
             ]
             if name == "baseline" or runs[0].role == "teacher":
                 continue
-            lent = {t.folder for t in self.lent}
             strangers = [
                 f"{'the published ' * t.folder.is_relative_to(RESULTS_DIR)}{t.recipe}/{t.name}/"
                 f"seed-{t.seed}"
                 for run in runs
                 for t in self.members(run)
-                if t.recipe != recipe or t.folder in lent
+                if t.recipe != recipe or t.folder in self.lent
             ]
             if strangers:
                 remarks.append(f"{name} was taught by {', '.join(dict.fromkeys(strangers))}")

@@ -337,10 +337,10 @@ def cost(recipe: str, groups: Groups) -> Figure:
     _tidy(panels[1], "Against compute", "multiply-adds an image (M)", "")
     for axes in panels:
         axes.minorticks_off()
-        ticks: list[float] = []  # the sizes that there are, as far as their labels have room
-        span = np.ptp([value for line in axes.lines for value in np.log(line.get_xdata())])
-        for value in sorted(float(value) for line in axes.lines for value in line.get_xdata()):
-            if not ticks or math.log(value / ticks[-1]) > 0.12 * span:
+        sizes = np.unique(np.concatenate([line.get_xdata() for line in axes.lines]))
+        ticks = list(sizes[:1])  # the sizes that there are, as far as their labels have room
+        for value in sizes:
+            if math.log(value / ticks[-1]) > 0.12 * math.log(sizes[-1] / sizes[0]):
                 ticks.append(value)
         axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     handles, labels = panels[0].get_legend_handles_labels()
