@@ -23,12 +23,10 @@ for part in "${@:-notes}"; do
       recipe=best runs=runs-best-v1
       old=(--weight-decay 1e-3 --cutout 10) first=$runs/teacher-resnet/seed-0
       train 1 teacher --arch resnet "${old[@]}" --out "$first"
-      train 1 teacher --arch cnn "${old[@]}" --out "$runs/teacher-cnn/seed-0"
       for seed in 0 1 2 3 4; do
         train 1 baseline --seed "$seed" --out "$runs/baseline/seed-$seed"
         train 1 student --seed "$seed" --teacher "$first" --out "$runs/student-resnet/seed-$seed"
       done
-      train 1 student --teacher "$runs/teacher-cnn/seed-0" --out "$runs/student-cnn/seed-0"
       train 1 baseline --label-smoothing 0.1 --out "$runs/baseline-smoothed/seed-0"
       train 1 baseline --epochs 100 --out "$runs/baseline-100-epochs/seed-0"
       for loss in dist logit-standard; do
