@@ -1,4 +1,4 @@
-"""Compare the runs: results table, curves, errors class by class, the notes' claims.
+"""Compare runs: results table, curves, errors class by class, the notes' claims.
 
   python analyze.py                          runs/ if it has finished runs, else
                                              the published ones in results/
@@ -15,7 +15,8 @@ Exit code 1 if a run is missing, unfinished or damaged (the rest is reported),
 import contextlib
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,14 +178,16 @@ def headline(trio: Trio) -> str:
         np.mean([100 * run.right.mean() for run in runs])
         for runs in ([three[0] for three in trio.threes()], trio.baselines, trio.students)
     )
-    taught_by = len({run.config.get("teacher_sha256") for run in trio.students})
+    taught = Counter(run.config.get("teacher_sha256") for run in trio.students)
     others = {three[0].recipe for three in trio.threes()} - {trio.recipe}
     origin = f" of recipe {', '.join(sorted(others))}" if others else ""
-    seeds = f"{count} seeds, {'one teacher for all' if taught_by == 1 else f'{taught_by} teachers'}"
-    effect = "makes no certain difference:"
+    most = taught.most_common(1)[0][1]
+    sharing = "one teacher for all" if most == count else f"{most} of them with the same teacher"
+    seeds = f"{count} seeds" + f", {sharing}" * (most > 1)
+    effect = "makes no difference that these seeds could tell:"
     if count == 1:
         effect = "cannot be judged by one seed:"
-        seeds = "over the test images alone: another seed may tell otherwise"
+        seeds = "over the test images alone: another seed may give another result"
     elif delta.low > 0 or delta.high < 0:
         effect = "gains" if delta.low > 0 else "loses"
     change = f"{delta.value:+.2f}" if effect.endswith(":") else f"{abs(delta.value):.2f}"
@@ -192,7 +195,7 @@ def headline(trio: Trio) -> str:
         f"Experiment {trio.experiment}, recipe {trio.recipe}: distillation {effect} {change} "
         f"points of test accuracy (95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}): "
         f"student {student:.2f} %, baseline {baseline:.2f} %, the student's "
-        f"teacher{'s' * (taught_by > 1)}{origin} {teacher:.2f} %"
+        f"teacher{'s' * (len(taught) > 1)}{origin} {teacher:.2f} %"
     )
     share = gap_recovered(trio)
     if not share:
@@ -208,6 +211,8 @@ def share_in_words(share: Estimate, trio: Trio) -> str:
     if taught < count:
         words += f" in the {taught} of {count} seeds whose teacher is here"
     bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f} %{mark(share)}"
+    if len({run.config.get("teacher_sha256") for run in trio.students}) < count:
+        bounds += ", given these teachers"
     return f"{words} (interval {'without bounds' if np.isnan(share.low) else bounds})"
 
 
@@ -237,20 +242,34 @@ def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
     ]
 
 
-def own_in_words(comparison: Comparison, recipe: str) -> list[str]:
-    """Networks that the notes do not have, beside what they compare with; and what is unequal."""
+def difference_in_words(comparison: Comparison, trio: Trio) -> str:
+    """Of two networks that are no baselines of the notes."""
+    count = len(trio.students)
+    seeds = f"{count} seeds" if count > 1 else "one seed"
+    unequal = ", ".join(comparison.besides_the_loss(trio))
+    return (
+        f"{trio.students[0].name} − {trio.baselines[0].name}: {signed(claims.gain(trio))} points, "
+        f"{seeds}" + (f"; they differ in {unequal}, too" if unequal else "")
+    )
+
+
+def own_in_words(comparison: Comparison, recipe: str, tabled: Sequence[str] = ()) -> list[str]:
+    """Networks that the notes do not have, beside what they compare with; and what is unequal.
+
+    tabled: of which a table says their gain on plain distillation and what is unequal.
+    """
     lines = []
-    for name in comparison.own(recipe):
-        trios = comparison.against_kd(recipe, name), *comparison.against_equal(recipe, name)
-        for trio in filter(None, trios):
-            count = len(trio.students)
-            seeds = f"{count} seeds" if count > 1 else "one seed"
-            change = signed(claims.gain(trio))
-            unequal = ", ".join(comparison.besides_the_loss(trio))
-            lines.append(
-                f"{name} − {trio.baselines[0].name}: {change} points, {seeds}"
-                + (f"; they differ in {unequal}, too" if unequal else "")
-            )
+    for name in comparison.of(recipe):
+        if name in comparison.own(recipe):
+            kd = comparison.against_kd(recipe, name) if name not in tabled else None
+            trios = filter(None, (kd, *comparison.against_equal(recipe, name)))
+            lines += [difference_in_words(comparison, trio) for trio in trios]
+    lines += [
+        f"{name} differs from the baseline in {what}"
+        for name in comparison.of(recipe)
+        if name not in tabled
+        for what in comparison.besides_the_baseline(recipe, name)
+    ]
     return lines + comparison.remarks(recipe)
 
 
@@ -310,11 +329,14 @@ def measured(part: claims.Part) -> str:
 
 
 def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame:
-    """claims.csv: a row a statistic; a claim of two parts has two rows with one verdict."""
+    """claims.csv: a row a statistic; a claim of two parts has two rows with one verdict.
+
+    p is the claim's, adjusted; p_statistic the statistic's own.
+    """
     rows = [
         (
             verdict.claim, recipe, experiment, part.statistic, *part.estimate[:3], verdict.word,
-            "" if np.isnan(part.estimate.low) else part.estimate.over, verdict.p,
+            "" if np.isnan(part.estimate.low) else part.estimate.over, verdict.p, part.estimate.p,
         )
         for (recipe, experiment), each in verdicts.items()
         for verdict in each
@@ -322,7 +344,7 @@ def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame
     ]  # fmt: skip
     columns = [
         "claim", "recipe", "experiment", "statistic", "value", "low", "high", "verdict",
-        "over", "p",
+        "over", "p", "p_statistic",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
@@ -414,18 +436,24 @@ def what_choosing_adds(table: pd.DataFrame, recipe: str) -> str:
 
 
 def as_they_chose(trios: Sequence[Trio]) -> str:
-    """The gains that the notes' own can be set beside; empty without an experiment 2."""
+    """The gains at other epochs, the notes' own among them; empty without an experiment 2."""
     published = plots.NOTES["student-resnet"][0] - plots.NOTES["baseline"][0]
-    gains = [
-        f"{signed(claims.gain_at_best_test_epoch(trio))} with recipe {trio.recipe}"
-        + " (one seed)" * (len(trio.students) == 1)
-        for trio in trios
-        if trio.experiment == 2
-    ]
-    if not gains:
+    trios = [trio for trio in trios if trio.experiment == 2]
+    if not trios:
         return ""
-    words = ", ".join([f"{published:+.2f} points in the notes", *gains])
-    return f"At the best test epoch, the notes' way of choosing, the gain is {words}."
+
+    def with_recipes(gain: Callable[[Trio], Estimate]) -> str:
+        return ", ".join(
+            f"{signed(gain(trio))} with recipe {trio.recipe}"
+            + " (one seed)" * (len(trio.students) == 1)
+            for trio in trios
+        )
+
+    return (
+        "At the best test epoch, the notes' way of choosing, the gain is "
+        f"{published:+.2f} points in the notes, {with_recipes(claims.gain_at_best_test_epoch)}; "
+        f"at the last epoch, without choosing, {with_recipes(claims.gain_at_last_epoch)}."
+    )
 
 
 def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Block]:
@@ -436,9 +464,11 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
         )
         return
     yield Text(
-        "Each claim is one test, fixed before the results were looked at. Supported or "
-        "contradicted: p < 0.05 after Holm's adjustment for the claims of one experiment; "
-        "undecided: not by so many seeds, or so few epochs. Student and baseline are paired by "
+        "Each claim is one test, fixed before the results were looked at, but for the seeds of the "
+        "teachers in C4 and C8; what a table has after a semicolon decides nothing. Supported or "
+        "contradicted: p < 0.05 after Holm's adjustment for the claims of one experiment "
+        "(intervals are not adjusted); undecided: too few seeds or epochs to tell. Student and "
+        "baseline are paired by "
         f"seed; with one seed all but C4 is undecided. {ONE_SEED_EXPLAINED} Such intervals are "
         "drawn open."
     )
@@ -482,7 +512,8 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         f"class-errors-{suffix}",
         plots.class_errors(trio, change),
         "Errors class by class for teacher, baseline and student, and the change from baseline "
-        "to student with 95 % intervals.",
+        "to student with 95 % intervals. They are not adjusted: of ten, two in five times one or "
+        "more miss 0 by chance.",
     )
     yield Picture.of(
         f"confusions-{suffix}",
@@ -515,8 +546,8 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         ],
     )
     yield Text(
-        "Two baselines that differ in the seed alone err on different images, too: what the "
-        "teacher did is the difference of the two shares."
+        "Two baselines of different seeds err on different images, too: what training with the "
+        "teacher changed is the difference of the two shares."
     )
     yield Table(
         "Student against baseline, seed by seed",
@@ -539,7 +570,8 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
             f"gallery-{suffix}",
             plots.gallery(trio, images),
             "Images that the student gets right and the baseline wrong, and the other way round, "
-            "with the probabilities that the three networks give to the classes.",
+            "with the probabilities that the three networks give to the classes: the first such "
+            "images of the first seed.",
         )
 
 
@@ -548,7 +580,8 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
         yield Picture.of(
             f"reliability-{trio.recipe}-{trio.experiment}",
             plots.reliability(trio),
-            f"Reliability diagrams, recipe {trio.recipe}, experiment {trio.experiment}.",
+            "Accuracy minus confidence in 15 bins of equally many test images, a line per seed: "
+            f"recipe {trio.recipe}, experiment {trio.experiment}.",
         )
     rows = []
     for row, runs in zip(table.itertuples(), comparison.groups.values(), strict=True):
@@ -606,19 +639,24 @@ def runs_table(comparison: Comparison) -> Table:
             shown.pop("drop", None)
         return ", ".join(form.format(shown[key]) for key, form in words.items() if key in shown)
 
+    def seconds(runs: Sequence[Record]) -> str:
+        """By device: times on different ones are not to be compared."""
+        times: dict[str, list[float]] = defaultdict(list)
+        for run in runs:
+            device = f"{run.config['device_name']}, {run.config['precision']}"
+            times[device].append(run.log["seconds"].sum())
+        return "; ".join(f"{device}: {from_to(times[device])}" for device in sorted(times))
+
     return Table(
-        "One row a recipe and network",
-        ["network, recipe", "settings", "seeds", "device", "torch", "seconds a run"],
+        "One row per recipe and network",
+        ["network, recipe", "settings", "seeds", "torch", "seconds a run"],
         [
             [
                 f"{name}, {recipe}",
                 settings(runs[0].config),
                 " ".join(str(run.seed) for run in runs),
-                "; ".join(
-                    sorted({f"{r.config['device_name']}, {r.config['precision']}" for r in runs})
-                ),
                 ", ".join(sorted({str(r.config["versions"].get("torch", DASH)) for r in runs})),
-                from_to([run.log["seconds"].sum() for run in runs]),
+                seconds(runs),
             ]
             for (recipe, name), runs in comparison.groups.items()
         ],
@@ -680,12 +718,18 @@ def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
 
 def own_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
     """What the first screen leaves out: networks that the notes do not have, former recipes."""
-    columns = ["network", "seeds", "train", "held-out", "test", "gain on baseline"]
+    on_kd, besides = "gain on plain distillation", "differs from the baseline, but for the loss, in"
+    columns = ["network", "seeds", "held-out", "test", "gain on baseline", on_kd, besides]
     parts = []
     for recipe in comparison.recipes:
         first_screen = NAMES if recipe in comparison.main_recipes else ()
         rows = [row for row in results_rows(table, recipe) if row["network"] not in first_screen]
-        own = own_in_words(comparison, recipe)
+        for row in rows:
+            name = row["network"]
+            kd = comparison.against_kd(recipe, name) if name in comparison.own(recipe) else None
+            row[on_kd] = signed(claims.gain(kd)) if kd else DASH
+            row[besides] = "; ".join(comparison.besides_the_baseline(recipe, name)) or DASH
+        own = own_in_words(comparison, recipe, [row["network"] for row in rows])
         if rows or own:
             parts.append(f"Recipe `{recipe}`" + (", accuracies in %:" if rows else ":"))
         if rows:

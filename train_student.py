@@ -42,13 +42,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for teacher in teachers:
         print(f"teacher: {teacher.path}")
     # Eval mode, no gradients, batch norm folded: from here on a teacher is a fixed function,
-    # and its logits for a view of an image need be computed only once.
+    # and its logits for a view of an image need be computed only once. One teacher is an ensemble
+    # of one.
     teacher_logits = Ensemble(
         RememberedLogits(freeze(t.network()), data, device, t.digest, t.path.parent)
         for t in teachers
     )
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # the next lines as in train_baseline.py: the same weights
     arch = "small-cnn"
     student = build(arch)
 

@@ -1,5 +1,6 @@
 """Runs put beside each other: the rows of results.csv, and who is compared with whom."""
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -169,6 +170,17 @@ class Comparison:
         pairs = (differing(a.config, b.config, ignored) for a, b in trio.pairs())
         return sorted(set().union(*pairs))
 
+    def besides_the_baseline(self, recipe: str, name: str) -> list[str]:
+        """In what they differ from the baselines of their seeds, but for the loss, in words."""
+        runs = self.groups[recipe, name]
+        if name == "baseline" or runs[0].role == "teacher":
+            return []
+        trio = self.trio(recipe, name)
+        bases = self.groups.get((recipe, "baseline"), [])[:1]  # where none has its seed
+        pairs = trio.pairs() if trio else [(base, runs[0]) for base in bases]
+        words = dict.fromkeys(in_words(a.config, b.config, LOSS_ALONE) for a, b in pairs)
+        return [what for what in words if what]
+
     def remarks(self, recipe: str) -> list[str]:
         """Why a comparison may be unfair, in words; and ensembles."""
         remarks = self._other_than(recipe)
@@ -190,11 +202,6 @@ class Comparison:
             ]
             if strangers:
                 remarks.append(f"{name} was taught by {', '.join(dict.fromkeys(strangers))}")
-            trio = self.trio(recipe, name)
-            bases = self.groups.get((recipe, "baseline"), [])[:1]  # where none has its seed
-            pairs = trio.pairs() if trio else [(base, runs[0]) for base in bases]
-            unequal = dict.fromkeys(in_words(a.config, b.config, LOSS_ALONE) for a, b in pairs)
-            remarks += [f"{name} differs from the baseline in {what}" for what in unequal if what]
             if name in NAMES:
                 continue
             if not (trio := self.against_kd(recipe, name)):
@@ -289,6 +296,12 @@ class Comparison:
                 for runs in groups.values()
                 for run in runs
                 if baselines and run.role == "student" and run.seed not in baselines
+            ]
+            problems += [
+                f"{copy.folder} is a copy of {run.folder}: no evidence of its own"
+                for runs in groups.values()
+                for run, copy in itertools.combinations(runs, 2)
+                if run.weights_sha256 == copy.weights_sha256
             ]
             problems += [
                 f"{run.folder} has a teacher that is not among these runs"

@@ -185,16 +185,20 @@ class Config:
 
     network = "small-cnn"  # which of a recipe's networks the defaults are taken from
 
-    recipe: str = setting(one_of(*RECIPES), "which set of defaults", "notes")
+    recipe: str = setting(
+        one_of(*RECIPES),
+        "set of defaults: notes, as in the lab report; best, trained harder",
+        "notes",
+    )
     epochs: int = setting(positive_int, "passes over the training images")
-    batch_size: int = setting(batch_size, "images a step")
+    batch_size: int = setting(batch_size, "images per step")
     lr: float = setting(positive, "peak learning rate")
     schedule: str = setting(
         one_of("constant", "step", "cosine"),
         "learning rate by step: constant; step (one drop, after 60 %% of the steps); cosine to 0",
     )
-    drop: float = setting(positive, "schedule step: by what the rate is multiplied then", 0.4)
-    warmup: float = setting(below_one, "share of all steps in which the rate rises from 0")
+    drop: float = setting(positive, "factor on the rate at the drop (schedule step alone)", 0.4)
+    warmup: float = setting(below_one, "share of all steps over which the rate rises from 0")
     momentum: float = setting(below_one, "Nesterov momentum of SGD")
     weight_decay: float = setting(non_negative, "L2 penalty on all parameters")
     label_smoothing: float = setting(below_one, "label smoothing of the hard loss")
@@ -203,7 +207,7 @@ class Config:
     cutout: int = setting(
         margin, "side in pixels of a grey square at a random place; 0 turns it off"
     )
-    seed: int = setting(natural, "of initial weights, batch order and augmentation", 0)
+    seed: int = setting(natural, "sets initial weights, batch order and augmentation", 0)
     data_dir: str | None = setting(
         path, "folder that holds Fashion-MNIST (default: found or fetched)"
     )
@@ -231,7 +235,8 @@ class Config:
     def parse(cls, description: str, argv: Sequence[str] | None = None) -> Self:
         """The configuration that a command line asks for. Raises UserError for a bad one."""
         parser = Parser(description, argument_default=argparse.SUPPRESS)
-        for each in fields(cls):
+        common = {each.name for each in fields(Config)}
+        for each in sorted(fields(cls), key=lambda each: each.name in common):  # its own first
             flag = "--" + each.name.replace("_", "-")
             parse = each.metadata["parse"]
             text = each.metadata["help"] + cls._default_in_words(each)
@@ -313,11 +318,13 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help fits 80 columns and whose errors are UserErrors."""
 
-    def __init__(self, description: str | None, **options: Any):
+    def __init__(self, description: str | None, arguments: str = "", **options: Any):
+        """arguments: those that are no options, as the usage line shows them."""
         super().__init__(
             description=description,
             formatter_class=HelpFormatter,
             allow_abbrev=False,
+            usage=f"%(prog)s [options] {arguments}".rstrip(),
             **options,
         )
 

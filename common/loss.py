@@ -1,9 +1,9 @@
 """Distillation losses: pure functions of (logits, labels).
 
 Every soft loss is f(student_logits, teacher_logits, labels, temperature) -> scalar: the mean over
-the batch, scaled by temperature², zero where the student's logits equal the teacher's (`dist` only
-where none of an image's or class's are all alike), computed in the dtype of its inputs. Logits are
-(N, C) floating point, labels (N,) int64, temperature > 0.
+the batch, scaled by temperature², zero where the student's logits equal the teacher's, computed in
+the dtype of its inputs. Logits are (N, C) floating point, labels (N,) int64, temperature > 0; not
+every loss uses the labels.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,10 @@ class Loss(NamedTuple):
 
 
 def _kl(student_log_p: Tensor, teacher_log_p: Tensor) -> Tensor:
-    """KL(teacher ‖ student), summed over classes, mean over the batch (not over elements)."""
+    """KL(teacher ‖ student), summed over classes, mean over the batch (not over elements).
+
+    torch's kl_div(input, target) is KL(target ‖ input): the student comes first.
+    """
     return functional.kl_div(student_log_p, teacher_log_p, reduction="batchmean", log_target=True)
 
 
@@ -62,11 +65,11 @@ def dkd(
 
     def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits / temperature
-        log_p_others = logits.gather(1, others)
+        other_logits = logits.gather(1, others)
         pair = torch.cat(
-            [logits.gather(1, labels[:, None]), log_p_others.logsumexp(1, keepdim=True)], 1
+            [logits.gather(1, labels[:, None]), other_logits.logsumexp(1, keepdim=True)], 1
         )
-        return functional.log_softmax(pair, 1), functional.log_softmax(log_p_others, 1)
+        return functional.log_softmax(pair, 1), functional.log_softmax(other_logits, 1)
 
     student_pair, student_others = decouple(student_logits)
     teacher_pair, teacher_others = decouple(teacher_logits)
@@ -81,7 +84,8 @@ def dist(
     """Huang et al. 2022, Knowledge Distillation from a Stronger Teacher (β = γ = 1).
 
     1 − Pearson correlation of the softened outputs, once over the classes of each image (mean over
-    images) and once over the images of each class (mean over classes).
+    images) and once over the images of each class (mean over classes). Outputs that are all equal
+    correlate with nothing: an image or class of such counts as 1.
     """
     student_p = functional.softmax(student_logits / temperature, dim=1)
     teacher_p = functional.softmax(teacher_logits / temperature, dim=1)

@@ -67,11 +67,13 @@ caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
 th, td { padding: 0.3rem 0.5rem; border-bottom: 1px solid var(--line); text-align: left;
          vertical-align: top; }
 .short { white-space: nowrap; }
+td:not(.short) { min-width: 14rem; }
 thead th { background: var(--band); }
 tbody th { font-weight: 600; }
-figure { margin: 1.2rem 0; }
+figure { margin: 1.2rem 0; overflow-x: auto; }
 figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); }
 figcaption { font-size: 0.9rem; }
+@media (max-width: 48rem) { figure img { max-width: none; width: 48rem; } }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 """
 

@@ -1,7 +1,7 @@
 """The figures of the report: pure functions of runs and tables. Nothing is drawn on import.
 
-One colour a network, everywhere; the palette is Okabe and Ito's, which colour-blind people can
-tell apart, and every line has a style or a marker of its own besides.
+One colour per network, everywhere; the palette is Okabe and Ito's and a grey, which colour-blind
+people can tell apart, and every line has a style or a marker of its own besides.
 """
 
 import itertools
@@ -235,7 +235,8 @@ def class_errors(trio: Trio, change: Sequence[Estimate]) -> Figure:
     errors.invert_yaxis()
     errors.legend(loc="lower right")
     difference.axvline(0, color="black", linewidth=0.8)
-    _intervals(difference, change, place, "^", styles[trio.students[0].name].color)
+    color, _, marker = styles[trio.students[0].name]
+    _intervals(difference, change, place, marker, color)
     over = "one seed, over the images" if change[0].over == "images" else "over the seeds"
     _tidy(
         difference, f"Student − baseline, 95 % intervals\n{over}", "points (left: fewer errors)", ""
@@ -255,13 +256,13 @@ def confusions(trio: Trio) -> Figure:
     for axes, (name, matrix) in zip(
         panels, (matrices | {"student − baseline": student - baseline}).items(), strict=True
     ):
+        # Colour by the errors: the diagonal, what is right, is only written.
+        shown = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
         if name in matrices:
-            # Colour by the errors: the diagonal, twenty times as large, is only written.
-            shown = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
             style = {"cmap": "Blues", "vmin": 0, "vmax": 15}
             text = [[f"{v:.1f}" if v >= 0.05 else "" for v in row] for row in matrix]
         else:
-            shown, style = matrix, {"cmap": "PuOr", "vmin": -3, "vmax": 3}
+            style = {"cmap": "PuOr", "vmin": -3, "vmax": 3}
             text = [[f"{v:+.1f}" if abs(v) >= 0.05 else "" for v in row] for row in matrix]
         axes.imshow(shown, **style)
         limit = 0.6 * style["vmax"]
@@ -273,7 +274,7 @@ def confusions(trio: Trio) -> Figure:
                         j, i, word, ha="center", va="center", fontsize=10,
                         color="white" if dark else "black",
                     )  # fmt: skip
-        unit = "%" if name in matrices else "points; orange: fewer"
+        unit = "%" if name in matrices else "points; orange: fewer errors"
         axes.set_title(f"{name} ({unit})", loc="left", fontsize=11, fontweight="bold")
         axes.set_xticks(range(10), CLASSES, rotation=45, ha="right", fontsize=10)
         axes.set_yticks(range(10), CLASSES, fontsize=10)
@@ -295,10 +296,14 @@ def reliability(trio: Trio) -> Figure:
         axes.axhline(0, color="black", linewidth=0.8)
         for run in runs:
             confidence, accuracy, _ = stats.reliability(run.logits, run.labels)
+            confidence = np.minimum(confidence, 1 - 1e-6)  # 1 has no place on the axis
             excess = 100 * (accuracy - confidence)
             axes.plot(confidence, excess, linewidth=1.2, **styles[name]._asdict())
         error = np.mean([stats.expected_calibration_error(r.logits, r.labels) for r in runs])
-        _tidy(axes, f"{name}: ECE {error:.1f} points", "confidence", "")
+        _tidy(axes, f"{name}: ECE {error:.1f} points", "confidence, logit scale", "")
+        axes.set_xscale("logit")  # most images are near 1
+        axes.set_xticks(ticks := (0.5, 0.9, 0.99, 0.999, 0.9999), [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
     panels[0].set_ylabel("accuracy − confidence (points)\nbelow 0: overconfident")
     return figure
 
@@ -358,7 +363,8 @@ def seeds(recipe: str, groups: Groups) -> Figure:
         color, _, marker = styles[name]
         places = np.full(len(values), place)
         axes.plot(values, places, marker, markersize=9, color=color, alpha=0.75)
-        axes.plot(np.mean(values), place, "|", color="black", markersize=20, markeredgewidth=2)
+        if len(values) > 1:
+            axes.plot(np.mean(values), place, "|", color="black", markersize=20, markeredgewidth=2)
     axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     _tidy(axes, f"Every seed, recipe {recipe} (bar: mean)", "test accuracy (%), selected epoch", "")
@@ -406,9 +412,9 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
     legend = ()
     figure = _figure(12, 9)
     halves = figure.subfigures(2, 1)
-    for half, title, chosen in (
-        (halves[0], "Student right, baseline wrong", student.right & ~baseline.right),
-        (halves[1], "Baseline right, student wrong", baseline.right & ~student.right),
+    for half, title, wrong, chosen in (
+        (halves[0], "Student right, baseline wrong", baseline, student.right & ~baseline.right),
+        (halves[1], "Baseline right, student wrong", student, baseline.right & ~student.right),
     ):
         chosen = np.flatnonzero(chosen)[:count]
         half.suptitle(
@@ -421,7 +427,8 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
         for k, (picture, bars) in zip(chosen, grid.T, strict=False):
             picture.imshow(images[k], cmap="gray_r")
             picture.axis("off")
-            picture.set_title(CLASSES[baseline.labels[k]], fontsize=10)
+            words = f"is {CLASSES[wrong.labels[k]]}\ntaken for {CLASSES[wrong.predicted[k]]}"
+            picture.set_title(words, fontsize=10)
             for offset, run in zip((-0.27, 0, 0.27), (teacher, baseline, student), strict=True):
                 bars.barh(
                     np.arange(10) + offset, softmax(run.logits[k]), 0.27,

@@ -1,4 +1,9 @@
-"""The one training loop. Device, precision, CUDA graphs and signals live here; roles do not."""
+"""The one training loop. Device, precision, CUDA graphs and signals live here; roles do not.
+
+Of a step the plain five lines (forward, loss, zero_grad, backward, step) are in `Trainer.step`, and
+alone in benchmarks/plain.py; what is around them are the check for values that are not finite,
+several processes (of one, `own` is the whole batch and `share` 1) and the sums for the log.
+"""
 
 import inspect
 import math

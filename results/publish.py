@@ -27,7 +27,7 @@ GRID, VAL_GRID = 8, 4  # logits become multiples of 1 / grid, which float16 hold
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, "RUN...")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--weights", action="store_true", help="best.pt, too")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR, help="default: results/")

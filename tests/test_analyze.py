@@ -36,7 +36,7 @@ RESULTS_COLUMNS = (
     "test_last_std,test_best_epoch,test_best_epoch_std,delta,delta_low,delta_high,gap_recovered,"
     "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected,pairs"
 )
-CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict,over,p"
+CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict,over,p,p_statistic"
 SMALL = {"count": 200, "epochs": 16}
 HEADLINE = plots.headline  # as it is before a test has it not drawn
 
@@ -245,6 +245,33 @@ def test_the_headline_has_the_gain_of_the_table(report):
         *((report[0] / f"report.{kind}").read_text() for kind in ("html", "md")),
     ):
         assert words in " ".join(html.unescape(text).split())
+
+
+@pytest.mark.parametrize(
+    ("teachers", "words", "given"),
+    [
+        ((0, 1, 2), "3 seeds)", False),
+        ((0, 1, 0), "3 seeds, 2 of them with the same teacher)", True),
+        ((1, 1, 1), "3 seeds, one teacher for all)", True),
+    ],
+)
+def test_the_headline_tells_how_many_seeds_share_a_teacher(teachers, words, given):
+    better = {"student": {"errors": 0.7 * fake.ERRORS}, "teacher": {"errors": 0.5 * fake.ERRORS}}
+    trio = fake.trio(3, **better)
+    for student, teacher in zip(trio.students, teachers, strict=True):
+        student.config["teacher_sha256"] = f"teacher-resnet-{teacher}"
+    sentence = analyze.headline(trio)
+    assert words in sentence and " % of the gap to the teacher (interval " in sentence
+    assert sentence.endswith(", given these teachers).") == given
+
+
+def test_a_copied_run_is_no_further_seed(small, reported):
+    folder = small / "notes" / "baseline"
+    shutil.copytree(folder / "seed-0", folder / "seed-7")
+    change(folder / "seed-7" / "config.json", seed=7)
+    code, _, errors = reported(small)
+    assert code == 1
+    assert f"{folder / 'seed-7'} is a copy of {folder / 'seed-0'}: no evidence of its own" in errors
 
 
 def test_students_are_compared_with_the_baselines_of_their_seeds_only(tmp_path, reported):
@@ -1077,12 +1104,25 @@ def test_the_results_are_written_between_the_readmes_marks(small, reported, tmp_
     assert "| student-resnet | 175.0 K | 93.05 | " in block and "student-mine" not in block
     assert "| student-mine | 1 | " in own and "student-resnet |" not in own
     assert analyze.ONE_SEED_EXPLAINED in own  # of student-mine
-    assert "\n- student-mine differs from the baseline in lr: " in own
+    (row,) = re.findall(r"^\| student-mine .*", own, re.MULTILINE)
+    assert row.endswith(
+        f"| lr: {records.read(small / 'notes/baseline/seed-0').config['lr']} and 0.05 |"
+    )
+    kd, mine = (
+        100 * records.read(small / "notes" / name / "seed-0").right.mean()
+        for name in ("student-resnet", "student-mine")
+    )
+    assert f"| {mine - kd:+.2f} [" in row
     alone, taught = (
         np.mean([pd.read_csv(log)["test_accuracy"].max() for log in small.glob(logs)])
         for logs in ("notes/baseline/*/log.csv", "notes/student-resnet/*/log.csv")
     )
     assert f"the gain is +0.76 points in the notes, {taught - alone:+.2f} [" in block
+    alone, taught = (
+        np.mean([pd.read_csv(log)["test_accuracy"].iloc[-1] for log in small.glob(logs)])
+        for logs in ("notes/baseline/*/log.csv", "notes/student-resnet/*/log.csv")
+    )
+    assert f"at the last epoch, without choosing, {taught - alone:+.2f} [" in block
     assert (tmp_path / re.search(r"!\[.*\]\((.*)\)", block)[1]).exists()
     reported(small, "--readme", readme)
     assert readme.read_text() == first
@@ -1228,7 +1268,7 @@ def test_the_shortest_and_the_flawless_runs_can_be_drawn(tmp_path, capsys):
     fake.write_run(root, "mine", 0, role="student", **perfect)
     assert analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
-    assert "the teacher is no better than the baseline" in captured.out
+    assert "teacher is no better than the baseline" in " ".join(captured.out.split())
     assert captured.err.count("warning") == captured.err.count("\n") == 1  # mine has no teacher
 
 

@@ -280,6 +280,57 @@ def test_c6_compares_coefficients_of_variation():
     assert part.estimate.value == pytest.approx(np.mean(values))
 
 
+# ---------------------------------------------------------------- what stands beside them
+
+
+def beside(part, name):
+    return float(re.search(rf"{name} ([+-]?[\d.]+)", part.aside)[1])
+
+
+def test_c1_tells_how_much_earlier_a_level_is_reached_that_all_reach():
+    trio = fake.trio(2, epochs=10)
+    for base, student in trio.pairs():
+        base.log["val_accuracy"] = [70, 80, 85, 88, 89, 90.9, 90, 90, 90, 90]
+        student.log["val_accuracy"] = [70, 85, 90, 91, 91, 91, 91, 91, 91, 91.0]
+    assert beside(claims.faster(trio)[0], "at 90 %, which all runs reach,") == 3
+
+
+@pytest.mark.parametrize(("restless", "sign"), [(slice(None), 1), (slice(0, 20), -1)])
+def test_c7_tells_whether_the_end_is_still_restless(restless, sign):
+    """Chance is 1.2 points; of 30 epochs the last third begins with the 21st."""
+    trio = fake.trio(3)
+    for run in trio.baselines:
+        swings = np.full(30, 0.1)
+        swings[restless] = 3
+        run.log["val_accuracy"] = 90 + swings * (-1.0) ** np.arange(30)
+    (part,) = claims.oscillates(trio)
+    assert part.estimate.value > 0
+    assert np.sign(beside(part, "in the last third of the epochs")) == sign
+
+
+def test_c2_tells_the_swing_at_the_end_by_the_mean_there():
+    trio = fake.trio(3, student={"loss_swing": 0.05})
+    logs = []
+    for base, student in trio.pairs():
+        ends = [run.log["train_loss"].to_numpy()[20:] for run in (student, base)]
+        logs.append(np.log(np.divide(*(np.diff(end).std(ddof=1) / end.mean() for end in ends))))
+    found = beside(claims.steadier(trio)[0], "in the last third of the epochs")
+    assert found == pytest.approx(np.mean(logs), abs=0.006)
+
+
+def test_c3_tells_the_train_accuracy_of_the_last_epoch():
+    trio = fake.trio(3)
+    for base, student in trio.pairs():
+        base.log.loc[29, "train_accuracy"], student.log.loc[29, "train_accuracy"] = 95, 93.5
+    assert beside(claims.better(trio)[0], "at the last epoch") == -1.5
+
+
+def test_c4_tells_how_much_alike_two_baselines_are():
+    trio = fake.trio(3, teacher={"errors": np.full(10, 0.08), "noise": 0.0}, count=20_000)
+    part = claims.alike(trio)[0]
+    assert abs(beside(part, "one run each:")) < 0.6 and beside(part, "two baselines:") > 0.99
+
+
 # ---------------------------------------------------------------- from parts to verdicts
 
 

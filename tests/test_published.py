@@ -67,37 +67,56 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
         [100 * (student.right.mean() - base.right.mean()) for base, student in trio.pairs()]
         for trio in (notes, best)
     )
-    words = "lie from {:+.2f} to {:+.2f}, and whether distillation helps cannot be told from five"
-    assert words.format(min(of_best), max(of_best)) in readme
+    welch = scipy.stats.ttest_ind(of_notes, of_best, equal_var=False)
+    interval = welch.confidence_interval()
+    words = "smaller by {:.2f} points (95 % interval {:.2f} to {:.2f}, Welch's), and whether any is"
+    assert words.format(np.mean(of_notes) - np.mean(of_best), *interval) in readme
     assert claims.gain(best).low < 0 < claims.gain(best).high and len(of_best) == 5
-    assert f"under `notes` from {min(of_notes):+.2f} to {max(of_notes):+.2f}" in readme
+    words = "gains lie from {:+.2f} to {:+.2f}, under `notes` from {:+.2f} to {:+.2f}."
+    assert words.format(*(f(each) for each in (of_best, of_notes) for f in (min, max))) in readme
     earlier = (0.79, 1.49, 0.56, 0.74, 0.24)  # of notes-v1, in the history
     deviation = np.sqrt((np.var(of_notes, ddof=1) + np.var(earlier, ddof=1)) / 2)
     reach = scipy.stats.t.ppf(0.975, 8) * deviation / np.sqrt(5)
     words = (
-        "from {:+.2f} to {:+.2f}, and with the deviation of all ten the interval would be ±{:.2f}"
+        "from {:+.2f} to {:+.2f}, and with the deviation pooled over both groups (8 degrees of "
+        "freedom) the interval of `notes` would be ±{:.2f}"
     )
     assert words.format(min(earlier), max(earlier), reach) in readme
-    (alone, taught), (alone_best, taught_best) = (
-        100 * np.mean([[base.right.mean(), t.right.mean()] for t, base, _ in trio.threes()], axis=0)
-        for trio in (notes, best)
+    (alone, teacher), (alone_best, teacher_best) = (
+        [100 * np.mean([run.right.mean() for run in runs]) for runs in (t.baselines, t.teachers)]
+        for t in (notes, best)
     )
+    assert len(notes.teachers) == len(best.teachers) == 5
     words = (
-        f"alone gains {alone_best - alone:.1f} points and the students' teachers "
-        f"{taught_best - taught:.1f}: {taught_best - alone_best:.1f} points are left between them, "
-        f"for {taught - alone:.1f} under `notes`"
+        f"alone gains {alone_best - alone:.1f} points and the ResNet {teacher_best - teacher:.1f}: "
+        f"{teacher_best - alone_best:.1f} points are left between them, for "
+        f"{teacher - alone:.1f} under `notes`"
     )
     assert words in readme
 
+    def besides(part: claims.Part, name: str) -> float:
+        return float(re.search(rf"{name}.*? ([+-][\d.]+)", part.aside)[1])
+
+    words = "at 92 % of the held-out images {:.0f} epochs before the baseline under `notes`, at 94 "
+    words += "% {:.0f} epochs before it under `best`"
+    saved = [
+        besides(claims.faster(trio)[0], f"at {level} %, which all runs reach,")
+        for trio, level in ((notes, 92), (best, 94))
+    ]
+    assert words.format(*saved) in readme
+    worse = besides(claims.better(best)[0], "at the last epoch")
+    assert f"training images worse at the last epoch, by {-worse:.1f} points" in readme
+    late = [besides(claims.oscillates(each)[0], "last third") for each in (notes, best)]
+    assert late[1] < 0 and abs(late[0] - claims.oscillates(notes)[0].estimate.value) < 0.1
     for trio in (notes, best):
-        assert claims.faster(trio)[1].estimate.low > 0, "early on the student is clearly ahead"
+        assert claims.faster(trio)[1].estimate.low > 0, "the student is ahead early on"
         unstable, steady = claims.steadier(trio)
         others = map(float, re.findall(r"p by itself ([\d.]+)", unstable.aside))
         assert max(steady.estimate.p, unstable.estimate.p) < 0.05 < min(others), "of C2"
     figures = {row.name: row for row in comparison.table().query("recipe == 'notes'").itertuples()}
     published = {"teacher-resnet": 95.59, "baseline": 92.50, "student-resnet": 93.09}  # on train
     fits = {name: figures[name].train_accuracy - value for name, value in published.items()}
-    assert f"{-fits.pop('teacher-resnet'):.1f} points below the notes'" in readme
+    assert f"the teacher's is {-fits.pop('teacher-resnet'):.1f} points below" in readme
     assert max(map(abs, fits.values())) < 1, "the others' within a point"
     for name in published:
         assert abs(figures[name].test_best_epoch - plots.NOTES[name][0]) < 0.3
