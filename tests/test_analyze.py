@@ -257,7 +257,7 @@ def test_the_headline_has_the_gain_of_the_table(report):
 )
 def test_the_headline_tells_how_many_seeds_share_a_teacher(teachers, words, given):
     better = {"student": {"errors": 0.7 * fake.ERRORS}, "teacher": {"errors": 0.5 * fake.ERRORS}}
-    trio = fake.trio(3, **better)
+    trio = fake.trio(3, **better, noise=0, count=20_000)
     for student, teacher in zip(trio.students, teachers, strict=True):
         student.config["teacher_sha256"] = f"teacher-resnet-{teacher}"
     sentence = analyze.headline(trio)
