@@ -68,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="write results, claims and controls between its marks, the picture beside it",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     args = parser.parse_args(argv)
     readme = read_readme(args.readme) if args.readme else ""
 

@@ -55,12 +55,11 @@ class Job:
     """One training script's call."""
 
     runs: Path
-    script: str
+    role: str
     name: str
     network: str  # as build() takes it
     config: Config
-    extra: tuple[str, ...] = ()
-    teacher: str | None = None  # its architecture
+    teacher: "Job | None" = None
 
     @property
     def folder(self) -> Path:
@@ -80,13 +79,14 @@ class Job:
     def output(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.log")
 
-    def needs(self, other: "Job") -> bool:
-        """Whether `other` is the teacher of this one."""
-        return str(other.folder / "best.pt") in self.extra
-
     def command(self, shared: list[str]) -> list[str]:
-        own = ("--seed", str(self.config.seed), "--out", str(self.folder))
-        return [sys.executable, str(ROOT / self.script), *shared, *own, *self.extra, "--resume"]
+        words = [sys.executable, str(ROOT / f"train_{self.role}.py"), *shared]
+        words += ["--seed", str(self.config.seed), "--out", str(self.folder)]
+        if self.role == "teacher":
+            words += ["--arch", self.network]
+        if self.teacher:
+            words += ["--teacher", str(self.teacher.folder / "best.pt")]
+        return [*words, "--resume"]
 
 
 def runs_folder(recipe: str, epochs: int | None) -> Path:
@@ -100,22 +100,17 @@ def plan(runs: Path, shared: list[str], seeds: Sequence[int], teachers: Sequence
     """Every network, each teacher before its student, to be trained in the folder `runs`."""
     jobs: list[Job] = []
     for seed in seeds:
-        arguments = [*shared, "--seed", str(seed)]
-        of_seed = []
-        for arch in teachers:
-            extra = ("--arch", arch)
-            config = TeacherConfig.parse("", [*arguments, *extra])
-            of_seed.append(Job(runs, "train_teacher.py", f"teacher-{arch}", arch, config, extra))
-        config = BaselineConfig.parse("", arguments)
-        baseline = Job(runs, "train_baseline.py", "baseline", "small-cnn", config)
-        students = []
-        for teacher in of_seed:
-            arch, extra = teacher.network, ("--teacher", str(teacher.folder / "best.pt"))
-            config = StudentConfig.parse("", arguments)
-            students.append(
-                Job(runs, "train_student.py", f"student-{arch}", "small-cnn", config, extra, arch)
-            )
-        jobs += [*of_seed, baseline, *students]
+        words = [*shared, "--seed", str(seed)]
+        of_seed = [
+            Job(runs, "teacher", f"teacher-{a}", a, TeacherConfig.parse("", [*words, "--arch", a]))
+            for a in teachers
+        ]
+        baseline, student = BaselineConfig.parse("", words), StudentConfig.parse("", words)
+        jobs += [*of_seed, Job(runs, "baseline", "baseline", "small-cnn", baseline)]
+        jobs += [
+            Job(runs, "student", f"student-{teacher.network}", "small-cnn", student, teacher)
+            for teacher in of_seed
+        ]
     return jobs
 
 
@@ -132,15 +127,15 @@ def refuse_another_run(job: Job) -> None:
         return
     now = asdict(job.config)
     if job.teacher:
-        now["teacher"] = job.extra[1]
-        trained = read(Path(now["teacher"]).with_name("summary.json"))
+        now["teacher"] = str(job.teacher.folder / "best.pt")
+        trained = read(job.teacher.folder / "summary.json")
         now["teacher_sha256"] = trained.get("weights_sha256", "not trained yet")
     before = {key: before.get(key) for key in now}  # it records more than settings
     if what := differing(before, now, FREE | WARNED | {"precision"}):
         raise UserError(
             f"{job.folder} holds a run with other settings",
             changes(before, now, what),
-            f"move that folder away, or give {job.script} its settings with --overwrite",
+            f"move that folder away, or give train_{job.role}.py its settings with --overwrite",
         )
 
 
@@ -207,7 +202,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data-dir", help="folder that holds Fashion-MNIST")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     args = parser.parse_args(argv)
     shared = ["--recipe", args.recipe, "--device", args.device]
     if args.epochs:
@@ -228,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{' '.join(map(str, seeds))}, on {device.type} ({device.name})\nrun folders in {runs}"
     )
     left = [job for job in jobs if job.epochs_left]
-    needed = {network for job in left for network in (job.network, job.teacher) if network}
+    needed = {each.network for job in left for each in (job, job.teacher) if each}
     pace = {network: measure_pace(network, first, data) for network in sorted(needed)}
     total = 0.0
     for job in jobs:
@@ -237,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             expected = job.epochs_left * pace[job.network].epoch
             if job.teacher:
                 answers = len(data) * Views.of(job.config).met(job.config.epochs)
-                expected += answers * pace[job.teacher].answer
+                expected += answers * pace[job.teacher.network].answer
             total += expected
             todo = f"about {in_words(expected)}"
         print(f"  {job.name} seed {job.config.seed}: {todo}")
@@ -266,7 +260,7 @@ def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
         while waiting or running:
             unfinished = [job for _, job in waiting] + list(running.values())
             for number, job in waiting:
-                if len(running) < at_once and not any(job.needs(other) for other in unfinished):
+                if len(running) < at_once and job.teacher not in unfinished:
                     where = f", output in {job.output}" if at_once > 1 else ""
                     name = f"{job.name}, seed {job.config.seed}"
                     print(f"\n[{number}/{len(jobs)}] {name}{where}", flush=True)

@@ -203,7 +203,7 @@ class Config:
     weight_decay: float = setting(non_negative, "L2 penalty on all parameters")
     label_smoothing: float = setting(below_one, "label smoothing of the hard loss")
     padding: int = setting(margin, "random crop: shift by up to so many pixels; 0 turns it off")
-    flip: bool = setting(None, "random horizontal flip")
+    flip: bool = setting(None, "random horizontal flip", action=argparse.BooleanOptionalAction)
     cutout: int = setting(
         margin, "side in pixels of a grey square at a random place; 0 turns it off"
     )
@@ -223,7 +223,6 @@ class Config:
     deterministic: bool = setting(None, "the same bits every time on a GPU too, slower", False)
     resume: bool = setting(None, "go on from the last checkpoint, if there is one", False)
     overwrite: bool = setting(None, "replace the run that is in the folder", False)
-    debug: bool = setting(None, "show the traceback of a failure", False)
 
     def folder(self, name: str, runs: Path = RUNS_DIR) -> Path:
         """Where the run of the network called `name` goes: --out, else its place below `runs`."""
@@ -240,14 +239,12 @@ class Config:
             flag = "--" + each.name.replace("_", "-")
             parse = each.metadata["parse"]
             text = each.metadata["help"] + cls._default_in_words(each)
-            if parse is None:
-                switch = argparse.BooleanOptionalAction if each.name == "flip" else "store_true"
-                parser.add_argument(flag, action=switch, help=text)
-            else:
-                metavar = getattr(parse, "metavar", each.name.upper())
-                options = each.metadata["options"]
-                parser.add_argument(flag, type=parse, metavar=metavar, help=text, **options)
+            options = {"action": "store_true"}
+            if parse:
+                options = {"type": parse, "metavar": getattr(parse, "metavar", each.name.upper())}
+            parser.add_argument(flag, help=text, **options | each.metadata["options"])
         given = vars(parser.parse_args(argv))
+        given.pop("debug", None)
         if given.get("resume") and given.get("overwrite"):
             parser.error("--resume and --overwrite exclude each other")
         recipe = given.get("recipe", cls.recipe)
@@ -327,6 +324,9 @@ class Parser(argparse.ArgumentParser):
             usage=f"%(prog)s [options] {arguments}".rstrip(),
             **options,
         )
+        # Seen by errors.script, which looks for the word itself.
+        text = "show the traceback of a failure"
+        self.add_argument("--debug", action="store_true", help=text)
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments:"):

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,8 +59,8 @@ FILES = (
 CHECKPOINT = {"epoch", "network", "optimizer", "rows", "best", "last", "generators", "config"}
 
 
-def write_atomically(path: Path, write: Callable[[Any], None], keep_as: Path | None = None) -> None:
-    """Have `write(file)` fill a temporary file beside `path`, sync it, and rename it into place.
+def write_atomically(path: Path, content: bytes, keep_as: Path | None = None) -> None:
+    """Write a temporary file beside `path`, sync it, and rename it into place.
 
     What stood there goes to `keep_as`, if that is given.
 
@@ -70,21 +70,17 @@ def write_atomically(path: Path, write: Callable[[Any], None], keep_as: Path | N
     # A name of its own: two students may leave their teacher's logits in one place at once.
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            with open(scratch, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            if keep_as:
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(path, keep_as)
-            os.replace(scratch, path)
-            _sync_folder(path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
+        _write_synced(scratch, content)
+        if keep_as:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, keep_as)
+        os.replace(scratch, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
             raise
-    except OSError as error:
         raise UserError(
             f"cannot write {path}",
             str(error),
@@ -92,6 +88,13 @@ def write_atomically(path: Path, write: Callable[[Any], None], keep_as: Path | N
             "what was there before is untouched",
             exit_code=1,
         ) from error
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -111,7 +114,7 @@ def save(path: Path, content: dict[str, Any], keep_as: Path | None = None) -> No
     """
     buffer = io.BytesIO()  # through memory: the archive then carries no file name
     torch.save(content, buffer)
-    write_atomically(path, lambda file: file.write(buffer.getbuffer()), keep_as)
+    write_atomically(path, buffer.getbuffer(), keep_as)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -299,19 +302,15 @@ class Run:
         # and the one that is being written.
         checkpoints = 3 - sum((self.folder / name).exists() for name in ("last.pt", "previous.pt"))
         size = checkpoints * (3 * weights + logits) + weights + logits
+        scratch = self.folder / ".probe.tmp"
         try:
-            scratch = self.folder / ".probe.tmp"
-            with open(scratch, "wb") as file:
-                file.write(bytes(size))
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.unlink()
+            _write_synced(scratch, bytes(size))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
             raise UserError(
                 f"cannot write to {self.folder}", str(error), "make room, or choose another --out"
             ) from error
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def _open(self, config: Config) -> None:
         for name in ("probe", *FILES):  # of a process that was killed
@@ -432,8 +431,7 @@ class Run:
         return f"{command}  # on each of {nodes} nodes, with torchrun's other options as before"
 
     def save_config(self) -> None:
-        text = json.dumps(self.settings, indent=2) + "\n"
-        write_atomically(self.folder / "config.json", lambda file: file.write(text.encode()))
+        self._write_json("config.json", self.settings)
 
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep `checkpoint` as last.pt and the one before it as previous.pt."""
@@ -442,15 +440,11 @@ class Run:
         self._last_is_damaged = False
 
     def save_log(self, rows: Sequence[dict[str, Any]]) -> None:
-        def write(file: Any) -> None:
-            text = io.TextIOWrapper(file, "utf-8", newline="")
-            writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            text.flush()
-            text.detach()
-
-        write_atomically(self.folder / "log.csv", write)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.folder / "log.csv", text.getvalue().encode())
 
     def save_best(self, weights: dict[str, torch.Tensor], epoch: int, val_accuracy: float) -> None:
         keys = ("arch", "role", "name", "recipe", "seed")
@@ -460,13 +454,14 @@ class Run:
 
     def finish(self, predictions: dict[str, np.ndarray], summary: dict[str, Any]) -> None:
         """Write predictions, then the summary, whose presence says that the run is complete."""
-        write_atomically(
-            self.folder / "predictions.npz",
-            lambda file: np.savez_compressed(file, allow_pickle=False, **predictions),
-        )
-        summary = summary | {"weights_sha256": file_digest(self.folder / "best.pt")}
-        text = json.dumps(summary, indent=2) + "\n"
-        write_atomically(self.folder / "summary.json", lambda file: file.write(text.encode()))
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **predictions)
+        write_atomically(self.folder / "predictions.npz", buffer.getbuffer())
+        digest = file_digest(self.folder / "best.pt")
+        self._write_json("summary.json", summary | {"weights_sha256": digest})
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
 
     def close(self) -> None:
         if self._lock.is_locked:

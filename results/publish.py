@@ -31,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--weights", action="store_true", help="best.pt, too")
     parser.add_argument("--out", type=Path, default=RESULTS_DIR, help="default: results/")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     args = parser.parse_args(argv)
     for folder in args.runs:
         print(publish(folder, args.out, args.weights))

@@ -115,7 +115,6 @@ common_values = {
     "deterministic": st.booleans(),
     "resume": st.booleans(),
     "overwrite": st.just(False),
-    "debug": st.booleans(),
 }
 own_values = {
     TeacherConfig: {"arch": st.sampled_from(list(NETWORKS))},

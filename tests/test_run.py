@@ -92,22 +92,23 @@ def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(tmp_path, mo
             return original(*arguments)
 
         monkeypatch.setattr(os, name, recorded)
-    write_atomically(tmp_path / "file", lambda file: file.write(b"new"))
+    write_atomically(tmp_path / "file", b"new")
     assert calls == ["fsync", "replace", "fsync"]
     assert contents(tmp_path) == {"file": b"new"}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt(), ValueError()])
-def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, error):
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, error, monkeypatch):
     (tmp_path / "file").write_bytes(b"old")
 
-    def write(file):
-        file.write(b"half")
+    def fail(_):
         raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
 
     expected = UserError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected) as failure:
-        write_atomically(tmp_path / "file", write)
+        write_atomically(tmp_path / "file", b"half")
     assert contents(tmp_path) == {"file": b"old"}
     if expected is UserError:
         assert failure.value.exit_code == 1 and "No space left" in str(failure.value)
@@ -119,7 +120,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path):
 
     def write(text):
         for _ in range(30):
-            write_atomically(tmp_path / "file", lambda file: file.write(text))
+            write_atomically(tmp_path / "file", text)
 
     threads = [threading.Thread(target=write, args=[text]) for text in texts]
     for thread in threads:
@@ -215,7 +216,7 @@ def test_other_settings_are_refused_old_to_new(tmp_path):
 def test_what_only_changes_bits_warns_and_what_changes_nothing_is_silent(tmp_path, capsys):
     begun(tmp_path)
     same = FACTS | {"teacher": "elsewhere", "git_commit": "1f"}
-    open_with(tmp_path, same, resume=True, data_dir="elsewhere", debug=True).close()
+    open_with(tmp_path, same, resume=True, data_dir="elsewhere").close()
     assert capsys.readouterr().err == ""
     other = FACTS | {"threads": 2, "versions": {"torch": "2"}}
     open_with(tmp_path, other, resume=True, deterministic=True).close()
