@@ -13,7 +13,6 @@ Exit code 1 if a run is missing, unfinished or damaged (the rest is reported),
 """
 
 import contextlib
-import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from common.claims import Trio, Verdict
 from common.compare import Comparison, agreement_table, gap_recovered
 from common.config import RESULTS_DIR, RUNS_DIR, Parser
 from common.data import CLASSES, load
-from common.errors import UserError, script
+from common.errors import UserError, script, warn
 from common.page import (
     Block,
     Heading,
@@ -73,16 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     root = args.runs or (RUNS_DIR if any(RUNS_DIR.rglob("summary.json")) else RESULTS_DIR)
     if root == RESULTS_DIR and not args.runs and any(RUNS_DIR.rglob("config.json")):
-        print(
-            f"warning: no run in {RUNS_DIR} is finished: this report is on the published ones",
-            file=sys.stderr,
-        )
+        warn(f"no run in {RUNS_DIR} is finished: this report is on the published ones")
     records, problems = read_all(root)
     lent = lent_teachers(records)
     comparison = Comparison(records, lent)
     problems += comparison.missing()
     for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        warn(problem)
     if not comparison.groups:
         raise UserError(
             f"no finished run in {root}",
@@ -182,16 +178,19 @@ def headline(trio: Trio) -> str:
     origin = f" of recipe {', '.join(sorted(others))}" if others else ""
     most = taught.most_common(1)[0][1]
     sharing = "one teacher for all" if most == count else f"{most} of them with the same teacher"
-    seeds = f"{count} seeds" + f", {sharing}" * (most > 1)
-    effect = "makes no difference that these seeds could tell:"
+    seeds = f"{count} seeds, {sharing}" if most > 1 else f"{count} seeds"
+    gained = count > 1 and delta.low > 0
     if count == 1:
-        effect = "cannot be judged by one seed:"
+        effect = f"cannot be judged by one seed: {delta.value:+.2f}"
         seeds = "over the test images alone: another seed may give another result"
-    elif delta.low > 0 or delta.high < 0:
-        effect = "gains" if delta.low > 0 else "loses"
-    change = f"{delta.value:+.2f}" if effect.endswith(":") else f"{abs(delta.value):.2f}"
+    elif gained:
+        effect = f"gains {delta.value:.2f}"
+    elif delta.high < 0:
+        effect = f"loses {-delta.value:.2f}"
+    else:
+        effect = f"makes no difference that these seeds could tell: {delta.value:+.2f}"
     sentence = (
-        f"Experiment {trio.experiment}, recipe {trio.recipe}: distillation {effect} {change} "
+        f"Experiment {trio.experiment}, recipe {trio.recipe}: distillation {effect} "
         f"points of test accuracy (95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}): "
         f"student {student:.2f} %, baseline {baseline:.2f} %, the student's "
         f"teacher{'s' * (len(taught) > 1)}{origin} {teacher:.2f} %"
@@ -199,7 +198,7 @@ def headline(trio: Trio) -> str:
     share = gap_recovered(trio)
     if not share:
         return f"{sentence}; the teacher is no better than the baseline."
-    if effect != "gains" or np.isnan(share.low):
+    if not gained or np.isnan(share.low):
         return f"{sentence}."
     return f"{sentence}; that is {share_in_words(share, trio)}."
 
@@ -258,11 +257,15 @@ def own_in_words(comparison: Comparison, recipe: str, tabled: Sequence[str] = ()
     tabled: of which a table says their gain on plain distillation and what is unequal.
     """
     lines = []
-    for name in comparison.of(recipe):
-        if name in comparison.own(recipe):
-            kd = comparison.against_kd(recipe, name) if name not in tabled else None
-            trios = filter(None, (kd, *comparison.against_equal(recipe, name)))
-            lines += [difference_in_words(comparison, trio) for trio in trios]
+    for name in comparison.own(recipe):
+        kd = comparison.against_kd(recipe, name)
+        trios = [kd] if kd and name not in tabled else []
+        trios += [
+            t
+            for t in comparison.against_equal(recipe, name)
+            if not kd or t.baselines[0].name != kd.baselines[0].name
+        ]
+        lines += [difference_in_words(comparison, trio) for trio in trios]
     lines += [
         f"{name} differs from the baseline in {what}"
         for name in comparison.of(recipe)
@@ -426,10 +429,9 @@ def test_images(labels: np.ndarray) -> np.ndarray | None:
 
 
 def what_choosing_adds(table: pd.DataFrame, recipe: str) -> str:
-    rows = table[table["recipe"] == recipe]
     words = [
-        f"{row.test_best_epoch - row.test_selected:.2f} points to {name}"
-        for name, row in rows.set_index("name").iterrows()
+        f"{row.test_best_epoch - row.test_selected:.2f} points to {row.name}"
+        for row in table[table["recipe"] == recipe].itertuples()
     ]
     return f"Choosing the epoch on the test images adds {', '.join(words)}."
 

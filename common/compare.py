@@ -25,8 +25,8 @@ def _differ_in_the_loss(control: Record, student: Record) -> bool:
     if student.role != "student" or differing(control.config, student.config, LOSS_ALONE):
         return False
     same_teacher = control.teacher_digests == student.teacher_digests
-    kd_for_another = control.config.get("loss") == "kd" != student.config.get("loss")
-    return control.role == "baseline" or (same_teacher and kd_for_another)
+    losses = control.config.get("loss"), student.config.get("loss")
+    return control.role == "baseline" or (same_teacher and losses[0] == "kd" and losses[1] != "kd")
 
 
 class Comparison:
@@ -97,7 +97,7 @@ class Comparison:
             for recipe in self.recipes
             for experiment, arch in EXPERIMENTS.items()
         ]
-        return [trio for trio in trios if trio and trio.teachers]
+        return [trio for trio in trios if trio and trio.threes()]
 
     def main_experiments(self) -> list[Trio]:
         """Of each main recipe one, experiment 2 where it is whole: what a first screen shows."""
@@ -202,11 +202,9 @@ class Comparison:
             ]
             if strangers:
                 remarks.append(f"{name} was taught by {', '.join(dict.fromkeys(strangers))}")
-            if name in NAMES:
-                continue
-            if not (trio := self.against_kd(recipe, name)):
-                continue
-            if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in trio.pairs()):
+            trio = None if name in NAMES else self.against_kd(recipe, name)
+            pairs = trio.pairs() if trio else []
+            if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in pairs):
                 remarks.append(f"{name} had another teacher than the student of its seed")
         taught = {tuple(run.teacher_digests): run for run in sum(self.of(recipe).values(), [])}
         for members in map(self.members, taught.values()):

@@ -81,9 +81,8 @@ def load(data_dir: str | Path | None = None, fetch: bool = True) -> Arrays:
                 "run `python -m common.data` to fetch it",
             )
         folder = folder or _fetch()
-    contents = {name: _read(folder, name) for name in DIGESTS}
     digest = hashlib.sha256("".join(DIGESTS.values()).encode()).hexdigest()
-    return Arrays(*map(_parse_idx, contents.values()), source=folder, digest=digest)
+    return Arrays(*(_parse_idx(_read(folder, name)) for name in DIGESTS), folder, digest)
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -109,7 +108,6 @@ def _read(folder: Path, name: str) -> bytes:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}", str(error), "correct its permissions") from error
-    why = None
     try:
         content = gzip.decompress(raw) if path.suffix == ".gz" else raw
         found = hashlib.sha256(content).hexdigest()

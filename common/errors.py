@@ -29,6 +29,10 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signal_number
 
 
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def script(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main`; print a failure as one line, after its traceback with `--debug`.
 

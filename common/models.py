@@ -33,10 +33,6 @@ class ConvNorm(nn.Sequential):
             nn.BatchNorm2d(outputs),
         )
 
-    def folded(self) -> nn.Conv2d:
-        """The same function as one convolution, with the norm's running statistics in it."""
-        return fuse_conv_bn_eval(self[0].eval(), self[1].eval())
-
 
 class ResidualBlock(nn.Module):
     """Basic block of He et al. 2016, Deep Residual Learning; a 1x1 shortcut where it resizes."""
@@ -119,7 +115,7 @@ def freeze(network: nn.Module) -> nn.Module:
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, ConvNorm):
-                setattr(parent, name, child.folded())
+                setattr(parent, name, fuse_conv_bn_eval(*child))
     return network.to(memory_format=torch.channels_last)
 
 

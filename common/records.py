@@ -134,11 +134,11 @@ def read_all(root: Path) -> tuple[list[Record], list[str]]:
 
 def _of_one_test_set(records: list[Record]) -> tuple[list[Record], list[str]]:
     """The records whose test images are those that most have, and what was left out."""
-    tests = [record.labels.tobytes() if record.complete else None for record in records]
-    counts = Counter(test for test in tests if test is not None)
+    counts = Counter(record.labels.tobytes() for record in records if record.complete)
+    usual = max(counts, key=counts.get, default=None)
     kept, problems = [], []
-    for record, test in zip(records, tests, strict=True):
-        if test is None or test == counts.most_common(1)[0][0]:
+    for record in records:
+        if not record.complete or record.labels.tobytes() == usual:
             kept.append(record)
         else:
             problems.append(

@@ -6,11 +6,9 @@ renamed. The checkpoint is the truth; config.json, log.csv and best.pt are rewri
 
 import contextlib
 import csv
-import functools
 import hashlib
 import io
 import json
-import operator
 import os
 import pickle
 import platform
@@ -42,7 +40,7 @@ from common.config import (
     differing,
 )
 from common.device import together
-from common.errors import UserError
+from common.errors import UserError, warn
 from common.models import NETWORKS, build, count_multiply_adds, count_parameters
 
 # In the order in which --overwrite removes them: stopped halfway, it leaves either a checkpoint
@@ -194,7 +192,7 @@ def find_teachers(config: StudentConfig) -> list[Path]:
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
     by_seed = sorted(published.glob("seed-*"), key=lambda path: (len(path.name), path.name))
     if (own / "config.json").exists() and not (own / "summary.json").exists():
-        print(f"warning: {own} is not finished: another teacher is taken", file=sys.stderr)
+        warn(f"{own} is not finished: another teacher is taken")
     for folder in (own, published / own.name, *by_seed):
         # A teacher still in training has a best.pt too, but not yet its final one.
         if (folder / "best.pt").exists() and (folder / "summary.json").exists():
@@ -339,7 +337,10 @@ class Run:
         if self.checkpoint:
             recorded = self.checkpoint["config"]
             later = recorded.get("resumed_with", [])
-            if changed := self._compare(functools.reduce(operator.or_, later, recorded)):
+            known = dict(recorded)
+            for change in later:
+                known |= change
+            if changed := self._compare(known):
                 later = [*later, {"after_epoch": self.checkpoint["epoch"]} | changed]
             self.settings = recorded | ({"resumed_with": later} if later else {})
             return
@@ -374,10 +375,9 @@ class Run:
                 "use the settings it began with, another --out, or --overwrite for --resume",
             )
         if warned and not self.complete:
-            print(
-                f"warning: {changes(before, now, warned)}; the run goes on, but its bits may "
-                "differ from an uninterrupted one's",
-                file=sys.stderr,
+            warn(
+                f"{changes(before, now, warned)}; the run goes on, but its bits may differ from an "
+                "uninterrupted one's"
             )
         return {key: now[key] for key in warned}
 
@@ -398,10 +398,7 @@ class Run:
                 continue
             if damage:
                 self._last_is_damaged = True
-                print(
-                    f"warning: {damage[0]}; going on from {path}, epoch {checkpoint['epoch']}",
-                    file=sys.stderr,
-                )
+                warn(f"{damage[0]}; going on from {path}, epoch {checkpoint['epoch']}")
             return checkpoint
         if damage:
             raise UserError(

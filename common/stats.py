@@ -47,9 +47,8 @@ def over_seeds(values: Sequence[float], grid: float = 0.0) -> Estimate:
     mean = values.mean()
     if error == 0:
         return Estimate(mean)
-    reach = error * stats.t.ppf((1 + LEVEL) / 2, count - 1)
     p = 2 * stats.t.sf(abs(mean) / error, count - 1)
-    return Estimate(mean, mean - reach, mean + reach, p)
+    return Estimate(mean, *stats.t.interval(LEVEL, count - 1, mean, error), p)
 
 
 def resampled(counts: np.ndarray) -> np.ndarray:
@@ -216,7 +215,7 @@ def coefficient_of_variation(values: np.ndarray) -> np.ndarray:
 
 def normalised_entropy(values: np.ndarray) -> float:
     """Entropy of the shares of a non-negative vector over its maximum: 1 if all are equal."""
-    return stats.entropy(values) / np.log(len(values)) if values.sum() > 0 else 1.0
+    return stats.entropy(values, base=len(values)) if values.sum() > 0 else 1.0
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -233,7 +232,7 @@ def permuted_correlation(a: np.ndarray, b: np.ndarray) -> Estimate:
         return Estimate(np.nan)
     method = stats.PermutationMethod(n_resamples=9999, rng=np.random.default_rng(0))
     test = stats.pearsonr(a, b, method=method)
-    interval = stats.pearsonr(a, b).confidence_interval(LEVEL)
+    interval = test.confidence_interval(LEVEL)
     return Estimate(test.statistic, interval.low, interval.high, test.pvalue, over="classes")
 
 

@@ -1,4 +1,4 @@
-"""The one training loop. Device, precision, CUDA graphs and signals live here; roles do not.
+"""The one training loop. CUDA graphs, several processes and signals live here; roles do not.
 
 Of a step the plain five lines (forward, loss, zero_grad, backward, step) are in `Trainer.step`, and
 alone in benchmarks/plain.py; what is around them are the check for values that are not finite,
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
@@ -24,7 +23,7 @@ from tqdm import tqdm
 from common.batches import Batch, Dataset
 from common.config import Config
 from common.device import Device, together
-from common.errors import Interrupted, UserError
+from common.errors import Interrupted, UserError, warn
 from common.loss import Loss
 from common.run import Run
 
@@ -109,7 +108,6 @@ class Trainer:
             # Batch norms normalise by their own process's part of a batch, and gather statistics
             # of it: DDP would replace those by the first process's before every step.
             self.forward = DistributedDataParallel(self.forward, **{SYNC_BUFFERS: False})
-        self.has_soft_loss = False  # until a step has seen one
         self.rate = torch.zeros((), device=device.type)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
@@ -125,7 +123,7 @@ class Trainer:
         # Sums over the epoch's images: total, hard and soft loss, right answers, and 1 of an image
         # whose step was finite.
         self.sums = torch.zeros(5, device=device.type)
-        self._zero = torch.zeros((), device=device.type)
+        self._nan = torch.full((), torch.nan, device=device.type)  # where there is no soft loss
         self._one = torch.ones((), device=device.type)
         self._graphs: dict[int, Callable[[Batch], None]] = {}
 
@@ -159,8 +157,7 @@ class Trainer:
             distributed.all_reduce(self.optimizer.found_inf, distributed.ReduceOp.MAX)
         self.optimizer.step()
         with torch.no_grad():
-            self.has_soft_loss = loss.soft is not None
-            soft = loss.soft if self.has_soft_loss else self._zero
+            soft = self._nan if loss.soft is None else loss.soft
             right = (logits.argmax(1) == batch.labels).sum(dtype=torch.float32)
             good = 1 - self.optimizer.found_inf
             parts = [loss.total, loss.hard, soft, right / len(batch.labels), good]
@@ -177,11 +174,10 @@ class Trainer:
     def own_part(self, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
         """What this process will see of the views (M,) of images (M,) of an epoch."""
         size = self.config.batch_size
-        index, view = (
+        return tuple(
             torch.cat([batch[self._own(len(batch))[0]] for batch in part.split(size)])
             for part in (index, view)
         )
-        return index, view
 
     def _average_statistics(self) -> None:
         """Make the processes' batch-norm statistics one, as each of them evaluates."""
@@ -272,10 +268,7 @@ class Trainer:
                 self.step(batch)
         except RuntimeError as error:  # a loss of the user's own may ask the device for a value
             reason = str(error).splitlines()[0]
-            print(
-                f"warning: no CUDA graph of the step ({reason}); going on without, slower",
-                file=sys.stderr,
-            )
+            warn(f"no CUDA graph of the step ({reason}); going on without, slower")
             restore()
             return self.step
 
@@ -409,7 +402,7 @@ def _run_epoch(
         "lr": rate,
         "train_loss": total,
         "train_hard_loss": hard,
-        "train_soft_loss": soft if trainer.has_soft_loss else None,
+        "train_soft_loss": None if math.isnan(soft) else soft,
         "train_accuracy": 100 * right,
         "val_loss": val_loss,
         "val_accuracy": val_accuracy,
@@ -449,7 +442,7 @@ def summarise(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any
         "test_accuracy_selected": chosen["test_accuracy"],
         "test_accuracy_last": test[-1],
         "test_accuracy_best_epoch": max(test),
-        "test_best_epoch": int(np.argmax(test)) + 1,
+        "test_best_epoch": test.index(max(test)) + 1,
         "seconds": sum(row["seconds"] for row in rows),
     }
 
@@ -473,8 +466,8 @@ def _announce(run: Run, device: Device) -> None:
         f"{run.settings['multiply_adds'] / 1e6:.1f} M multiply-adds an image"
     )
     note = f"; no GPU: {device.note}" if device.note else ""
-    together = f", {device.processes} processes" if device.processes > 1 else ""
-    print(f"{device.type} ({device.name}), {device.precision}{together}{note}")
+    shared = f", {device.processes} processes" if device.processes > 1 else ""
+    print(f"{device.type} ({device.name}), {device.precision}{shared}{note}")
     print(f"run folder {run.folder}", flush=True)
 
 

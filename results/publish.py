@@ -19,9 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.config import RESULTS_DIR, Parser  # noqa: E402
-from common.errors import UserError, script  # noqa: E402
-from common.records import Unreadable, read  # noqa: E402
+from common.config import RESULTS_DIR, Parser
+from common.errors import UserError, script
+from common.records import Unreadable, read
 
 GRID, VAL_GRID = 8, 4  # logits become multiples of 1 / grid, which float16 holds
 
