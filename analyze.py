@@ -88,12 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     verdicts = {
         (trio.recipe, trio.experiment): claims.judge(trio) for trio in comparison.experiments()
     }
-    table = comparison.table()
     try:
-        write_report(args.out, comparison, table, verdicts, problems)
+        write_report(args.out, comparison, verdicts, problems)
         if readme:
-            readme = fill(readme, "results", results_in_brief(comparison, table))
-            readme = fill(readme, "controls", own_in_brief(comparison, table))
+            readme = fill(readme, "results", results_in_brief(comparison))
+            readme = fill(readme, "controls", own_in_brief(comparison))
             shown = [(trio.recipe, trio.experiment) for trio in comparison.main_experiments()]
             readme = fill(readme, "claims", claims_in_brief({key: verdicts[key] for key in shown}))
             write_readme(args.readme, readme, comparison)
@@ -102,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(f"runs in {root}")
     for recipe in comparison.recipes:
-        words = terminal_table(table, recipe)
+        words = terminal_table(comparison, recipe)
         print(f"\nrecipe {recipe}, accuracies in %\n{words}")
         if ONE_SEED in words:
             print(wrapped(ONE_SEED_EXPLAINED))
@@ -221,7 +220,7 @@ def gain_of(row: Any) -> str:
     return words + (f" (n {row.pairs})" if 0 < row.pairs < row.seeds else "")
 
 
-def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
+def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
     """The table as it is shown, a row a network; what matters most is what a phone shows first."""
     return [
         {
@@ -230,13 +229,13 @@ def results_rows(table: pd.DataFrame, recipe: str) -> list[dict[str, str]]:
             "test": plus_minus(row.test_selected, row.test_selected_std),
             "gain on baseline": gain_of(row),
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
-            "notes": number(plots.NOTES.get(row.name, (np.nan,))[0]),
+            "notes": number(claims.NOTES.get(row.name, (np.nan,))[0]),
             "last epoch": plus_minus(row.test_last, row.test_last_std),
             "train": number(row.train_accuracy),
             "held-out": number(row.val_selected),
             "parameters": f"{row.parameters / 1000:,.1f} K",
         }
-        for row in table[table["recipe"] == recipe].itertuples()
+        for row in comparison.rows(recipe)
     ]
 
 
@@ -294,14 +293,14 @@ COLUMNS_EXPLAINED = (
 )
 
 
-def terminal_table(table: pd.DataFrame, recipe: str) -> str:
+def terminal_table(comparison: Comparison, recipe: str) -> str:
     """In 80 columns."""
     short = {
         "network": "network", "seeds": "n", "train": "train", "test": "test",
         "best test epoch": "best epoch", "notes": "notes", "gain on baseline": "gain [95 %]",
     }  # fmt: skip
     rows = [list(short.values())] + [
-        [row[key].replace(" ± ", "±") for key in short] for row in results_rows(table, recipe)
+        [row[key].replace(" ± ", "±") for key in short] for row in results_rows(comparison, recipe)
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[0] = min(widths[0], 80 - sum(widths[1:]) - len(widths[1:]))
@@ -356,7 +355,6 @@ def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame
 
 def blocks(
     comparison: Comparison,
-    table: pd.DataFrame,
     verdicts: dict[tuple[str, int], list[Verdict]],
     problems: Sequence[str],
 ) -> Iterator[Block]:
@@ -369,9 +367,9 @@ def blocks(
     yield Heading("Results")
     yield Text(COLUMNS_EXPLAINED)
     for recipe in comparison.recipes:
-        rows = results_rows(table, recipe)
+        rows = results_rows(comparison, recipe)
         yield Table(f"Recipe {recipe}", list(rows[0]), [list(row.values()) for row in rows])
-        for line in (what_choosing_adds(table, recipe), *own_in_words(comparison, recipe)):
+        for line in (what_choosing_adds(comparison, recipe), *own_in_words(comparison, recipe)):
             yield Text(line)
     if words := as_they_chose(trios):
         yield Text(words)
@@ -414,7 +412,7 @@ def blocks(
         yield Heading(f"Where they differ: experiment {trio.experiment}, recipe {trio.recipe}")
         yield from difference_blocks(trio, images)
     yield Heading("Calibration and fidelity")
-    yield from calibration_blocks(comparison, table)
+    yield from calibration_blocks(comparison)
     yield Heading("How the runs were made")
     yield runs_table(comparison)
 
@@ -428,17 +426,17 @@ def test_images(labels: np.ndarray) -> np.ndarray | None:
     return data.test_images if np.array_equal(data.test_labels, labels) else None
 
 
-def what_choosing_adds(table: pd.DataFrame, recipe: str) -> str:
+def what_choosing_adds(comparison: Comparison, recipe: str) -> str:
     words = [
         f"{row.test_best_epoch - row.test_selected:.2f} points to {row.name}"
-        for row in table[table["recipe"] == recipe].itertuples()
+        for row in comparison.rows(recipe)
     ]
     return f"Choosing the epoch on the test images adds {', '.join(words)}."
 
 
 def as_they_chose(trios: Sequence[Trio]) -> str:
     """The gains at other epochs, the notes' own among them; empty without an experiment 2."""
-    published = plots.NOTES["student-resnet"][0] - plots.NOTES["baseline"][0]
+    published = claims.NOTES["student-resnet"][0] - claims.NOTES["baseline"][0]
     trios = [trio for trio in trios if trio.experiment == 2]
     if not trios:
         return ""
@@ -576,7 +574,7 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         )
 
 
-def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[Block]:
+def calibration_blocks(comparison: Comparison) -> Iterator[Block]:
     for trio in comparison.experiments():
         yield Picture.of(
             f"reliability-{trio.recipe}-{trio.experiment}",
@@ -585,7 +583,7 @@ def calibration_blocks(comparison: Comparison, table: pd.DataFrame) -> Iterator[
             f"recipe {trio.recipe}, experiment {trio.experiment}.",
         )
     rows = []
-    for row, runs in zip(table.itertuples(), comparison.groups.values(), strict=True):
+    for row, runs in zip(comparison.table.itertuples(), comparison.groups.values(), strict=True):
         temperatures = [stats.fit_temperature(run.val_logits, run.val_labels) for run in runs]
         words = [f"{row.name}, {row.recipe}", f"{np.mean(temperatures):.2f}"]
         for measure, digits in (
@@ -670,15 +668,14 @@ def runs_table(comparison: Comparison) -> Table:
 def write_report(
     folder: Path,
     comparison: Comparison,
-    table: pd.DataFrame,
     verdicts: dict[tuple[str, int], list[Verdict]],
     problems: Sequence[str],
 ) -> None:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / "results.csv", index=False, float_format="%.6g")
+    comparison.table.to_csv(folder / "results.csv", index=False, float_format="%.6g")
     claims_table(verdicts).to_csv(folder / "claims.csv", index=False, float_format="%.6g")
-    page = list(blocks(comparison, table, verdicts, problems))
+    page = list(blocks(comparison, verdicts, problems))
     for block in page:
         if isinstance(block, Picture):
             (figures / f"{block.name}.png").write_bytes(block.png)
@@ -687,10 +684,10 @@ def write_report(
     (folder / "report.md").write_text(to_markdown(TITLE, page, "figures"), encoding="utf-8")
 
 
-def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
+def results_in_brief(comparison: Comparison) -> str:
     """The README's first screen: the networks of the notes, beside those of the recipes."""
     shown = {
-        recipe: {row["network"]: row for row in results_rows(table, recipe)}
+        recipe: {row["network"]: row for row in results_rows(comparison, recipe)}
         for recipe in comparison.main_recipes
     }
     columns = [
@@ -717,14 +714,16 @@ def results_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def own_in_brief(comparison: Comparison, table: pd.DataFrame) -> str:
+def own_in_brief(comparison: Comparison) -> str:
     """What the first screen leaves out: networks that the notes do not have, former recipes."""
     on_kd, besides = "gain on plain distillation", "differs from the baseline, but for the loss, in"
     columns = ["network", "seeds", "held-out", "test", "gain on baseline", on_kd, besides]
     parts = []
     for recipe in comparison.recipes:
         first_screen = NAMES if recipe in comparison.main_recipes else ()
-        rows = [row for row in results_rows(table, recipe) if row["network"] not in first_screen]
+        rows = [
+            row for row in results_rows(comparison, recipe) if row["network"] not in first_screen
+        ]
         for row in rows:
             name = row["network"]
             kd = comparison.against_kd(recipe, name) if name in comparison.own(recipe) else None
@@ -778,7 +777,7 @@ def write_readme(path: Path, text: str, comparison: Comparison) -> None:
     picture.parent.mkdir(exist_ok=True)
     pictured = {recipe: comparison.of(recipe) for recipe in comparison.main_recipes}
     for trio in comparison.main_experiments():
-        pictured[trio.recipe] = plots.trio_groups(trio)
+        pictured[trio.recipe] = trio.groups()
     picture.write_bytes(to_bytes(plots.headline(pictured), "svg"))
     path.write_text(text, encoding="utf-8")
 

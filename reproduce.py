@@ -26,6 +26,7 @@ from common.batches import Dataset, Views
 from common.config import (
     FREE,
     RECIPES,
+    ROOT,
     RUNS_DIR,
     WARNED,
     BaselineConfig,
@@ -46,8 +47,6 @@ from common.loss import hard_loss
 from common.models import build
 from common.run import read_json
 from common.train import StopSignals, Trainer
-
-ROOT = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)

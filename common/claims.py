@@ -23,6 +23,13 @@ SHIRT = 6
 SIGNIFICANCE = 0.05
 NOTES_CHANGE_EPOCH, TOLERANCE, NOTES_EPOCHS = 30, 5, 50  # C8
 
+# Test accuracy at the best test epoch, as the notes print it, and their parameters.
+NOTES = {
+    "teacher-resnet": (93.67, 1_351_100),
+    "baseline": (92.29, 175_000),
+    "student-resnet": (93.05, 175_000),
+}
+
 
 @dataclass(frozen=True)
 class Trio:
@@ -33,6 +40,10 @@ class Trio:
     teachers: list[Record]
     baselines: list[Record]
     students: list[Record]
+
+    def groups(self) -> dict[str, list[Record]]:
+        """Teachers, baselines and students under the names of their rows."""
+        return {runs[0].name: runs for runs in (self.teachers, self.baselines, self.students)}
 
     def pairs(self) -> list[tuple[Record, Record]]:
         return list(zip(self.baselines, self.students, strict=True))

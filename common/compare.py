@@ -3,7 +3,8 @@
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -309,9 +310,14 @@ class Comparison:
             ]
         return problems
 
+    @cached_property
     def table(self) -> pd.DataFrame:
         """results.csv: a row a recipe and network."""
         return pd.DataFrame([self._row(*key) for key in self.groups])
+
+    def rows(self, recipe: str) -> Iterator[Any]:
+        """The table's rows of a recipe."""
+        return self.table[self.table["recipe"] == recipe].itertuples()
 
     def _row(self, recipe: str, name: str) -> dict[str, Any]:
         """Accuracies in percent, differences in points, NLL and KL in nats, seconds a run."""

@@ -7,6 +7,7 @@ the field otherwise.
 import argparse
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import re
@@ -17,8 +18,8 @@ from typing import Any, NoReturn, Self
 
 from common.errors import UserError
 
-RUNS_DIR = Path(__file__).resolve().parent.parent / "runs"
-RESULTS_DIR = RUNS_DIR.parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RUNS_DIR, RESULTS_DIR = ROOT / "runs", ROOT / "results"
 # Columns of log.csv; accuracies are in percent, train_soft_loss is empty without a teacher.
 LOG_COLUMNS = (
     "epoch", "lr", "train_loss", "train_hard_loss", "train_soft_loss", "train_accuracy",
@@ -307,11 +308,6 @@ class StudentConfig(Config):
         return f"student-{teacher}" + (f"-{self.loss}" if self.loss != "kd" else "")
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=26, width=80)
-
-
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help fits 80 columns and whose errors are UserErrors."""
 
@@ -319,7 +315,9 @@ class Parser(argparse.ArgumentParser):
         """arguments: those that are no options, as the usage line shows them."""
         super().__init__(
             description=description,
-            formatter_class=HelpFormatter,
+            formatter_class=functools.partial(
+                argparse.RawDescriptionHelpFormatter, max_help_position=26, width=80
+            ),
             allow_abbrev=False,
             usage=f"%(prog)s [options] {arguments}".rstrip(),
             **options,

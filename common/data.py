@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.config import ROOT
 from common.errors import UserError, script
 
 CLASSES = (
@@ -31,7 +32,7 @@ CLASSES = (
     "Ankle boot",
 )
 
-DATA_DIR = Path(__file__).resolve().parent.parent / "data"
+DATA_DIR = ROOT / "data"
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")  # Debian's package dataset-fashion-mnist
 PACKAGE = "dataset-fashion-mnist"
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator
 from scipy.special import softmax
 
 from common import stats
-from common.claims import Part, Trio
+from common.claims import NOTES, Part, Trio
 from common.data import CLASSES
 from common.records import Record
 from common.stats import Estimate
@@ -43,12 +43,6 @@ STYLES = {
 OWN_COLORS = ("#E69F00", "#000000", "#888888")
 OWN_LINES = (((0, (6, 2, 1, 2)), "*"), ("-", "X"), ((0, (3, 1, 1, 1, 1, 1)), "P"))
 OWN_STYLES = [Style(OWN_COLORS[i % 3], *OWN_LINES[(i + i // 3) % 3]) for i in range(9)]
-# Test accuracy at the best test epoch, as the notes print it, and their parameters.
-NOTES = {
-    "teacher-resnet": (93.67, 1_351_100),
-    "baseline": (92.29, 175_000),
-    "student-resnet": (93.05, 175_000),
-}
 Groups = dict[str, list[Record]]  # by network, one entry a seed
 
 
@@ -210,11 +204,6 @@ def headline(recipes: dict[str, Groups]) -> Figure:
     return figure
 
 
-def trio_groups(trio: Trio) -> Groups:
-    """Teachers, baselines and students under the names of their rows."""
-    return {runs[0].name: runs for runs in (trio.teachers, trio.baselines, trio.students)}
-
-
 def class_errors(trio: Trio, change: Sequence[Estimate]) -> Figure:
     """Errors of the three networks class by class, and what distillation changed.
 
@@ -223,7 +212,7 @@ def class_errors(trio: Trio, change: Sequence[Estimate]) -> Figure:
     figure = _figure(12, 5)
     errors, difference = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     place = np.arange(len(CLASSES))
-    groups = trio_groups(trio)
+    groups = trio.groups()
     styles = _styles(groups)
     for offset, (name, runs) in zip((-0.27, 0, 0.27), groups.items(), strict=True):
         values = np.array([stats.class_errors(r.labels, r.predicted) for r in runs])
@@ -250,7 +239,7 @@ def confusions(trio: Trio) -> Figure:
     panels = figure.subplots(2, 2).flat
     matrices = {
         name: np.mean([stats.confusion(r.labels, r.predicted) for r in runs], axis=0)
-        for name, runs in trio_groups(trio).items()
+        for name, runs in trio.groups().items()
     }
     _, baseline, student = matrices.values()
     for axes, (name, matrix) in zip(
@@ -290,7 +279,7 @@ def reliability(trio: Trio) -> Figure:
     """
     figure = _figure(12, 4.4)
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    groups = trio_groups(trio)
+    groups = trio.groups()
     styles = _styles(groups)
     for axes, (name, runs) in zip(panels, groups.items(), strict=True):
         axes.axhline(0, color="black", linewidth=0.8)
@@ -408,7 +397,7 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
     """
     teacher, baseline, student = trio.threes()[0]
     temperature = student.config.get("temperature", 1)
-    styles = _styles(trio_groups(trio))
+    styles = _styles(trio.groups())
     legend = ()
     figure = _figure(12, 9)
     halves = figure.subfigures(2, 1)

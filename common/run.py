@@ -32,6 +32,7 @@ from common.config import (
     FREE,
     LOG_COLUMNS,
     RESULTS_DIR,
+    ROOT,
     RUNS_DIR,
     WARNED,
     Config,
@@ -154,8 +155,8 @@ def file_digest(path: Path) -> str:
 
 def in_project(path: Path) -> str:
     """A path as config.json records it: from the project's folder if it lies in there."""
-    path, root = path.resolve(), RUNS_DIR.parent
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+    path = path.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 class Teacher(NamedTuple):
@@ -185,7 +186,7 @@ def find_teachers(config: StudentConfig) -> list[Path]:
             folder = config.folder(config.name("resnet"), RUNS_DIR)
             begun = read_json(folder / "config.json")["teacher"]
             begun = [begun] if isinstance(begun, str) else begun
-            paths = [RUNS_DIR.parent / path for path in begun]
+            paths = [ROOT / path for path in begun]
             if all(path.exists() for path in paths):
                 return paths
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
@@ -509,10 +510,9 @@ def describe(
     network: torch.nn.Module, role: str, name: str, arch: str, data_digest: str
 ) -> dict[str, Any]:
     """What config.json records of a run beyond its settings and its device."""
-    root = Path(__file__).resolve().parent.parent
     try:
         commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
             timeout=10,

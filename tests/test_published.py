@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import torch
 
-from common import claims, compare, plots, records, stats
+from common import claims, compare, records, stats
 from common.config import RESULTS_DIR
 from common.data import load
 from common.errors import UserError
@@ -113,13 +113,13 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
         unstable, steady = claims.steadier(trio)
         others = map(float, re.findall(r"p by itself ([\d.]+)", unstable.aside))
         assert max(steady.estimate.p, unstable.estimate.p) < 0.05 < min(others), "of C2"
-    figures = {row.name: row for row in comparison.table().query("recipe == 'notes'").itertuples()}
+    figures = {row.name: row for row in comparison.table.query("recipe == 'notes'").itertuples()}
     published = {"teacher-resnet": 95.59, "baseline": 92.50, "student-resnet": 93.09}  # on train
     fits = {name: figures[name].train_accuracy - value for name, value in published.items()}
     assert f"the teacher's is {-fits.pop('teacher-resnet'):.1f} points below" in readme
     assert max(map(abs, fits.values())) < 1, "the others' within a point"
     for name in published:
-        assert abs(figures[name].test_best_epoch - plots.NOTES[name][0]) < 0.3
+        assert abs(figures[name].test_best_epoch - claims.NOTES[name][0]) < 0.3
 
     first = comparison.trio("best-v1", "student-resnet", 2)
     words = (RESULTS_DIR / "README.md").read_text().split()
