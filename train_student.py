@@ -45,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # and its logits for a view of an image need be computed only once. One teacher is an ensemble
     # of one.
     teacher_logits = Ensemble(
-        RememberedLogits(freeze(t.network()), data, device, t.digest, t.path.parent)
-        for t in teachers
+        RememberedLogits(freeze(t.network), data, device, t.digest, t.path.parent) for t in teachers
     )
 
     torch.manual_seed(config.seed)  # the next lines as in train_baseline.py: the same weights

@@ -46,7 +46,7 @@ def seconds_to_goal(
 ) -> dict:
     """One student of `config.seed`: training seconds until it passes GOAL, or all if never."""
     answers = Ensemble(
-        RememberedLogits(freeze(t.network()), data, device, t.digest, None) for t in teachers
+        RememberedLogits(freeze(t.network), data, device, t.digest, None) for t in teachers
     )
     torch.manual_seed(config.seed)
 

@@ -5,7 +5,6 @@ alone in benchmarks/plain.py; what is around them are the check for values that 
 several processes (of one, `own` is the whole batch and `share` 1) and the sums for the log.
 """
 
-import inspect
 import math
 import os
 import signal
@@ -25,14 +24,10 @@ from common.config import Config
 from common.device import Device, together
 from common.errors import Interrupted, UserError, warn
 from common.loss import Loss
+from common.models import is_finite
 from common.run import Run
 
 DIVERGED = "try a lower --lr, a --warmup, or --precision float32"  # what to do then
-SYNC_BUFFERS = (  # what torch calls it, what torch before 2.15 calls it
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
 # f(logits (N, 10) float32, batch) -> its loss. A GPU records it once, with the values that Python's
 # variables have then: what changes from step to step is to be a tensor, changed in place.
 Objective = Callable[[Tensor, Batch], Loss]
@@ -107,7 +102,8 @@ class Trainer:
         if device.processes > 1:
             # Batch norms normalise by their own process's part of a batch, and gather statistics
             # of it: DDP would replace those by the first process's before every step.
-            self.forward = DistributedDataParallel(self.forward, **{SYNC_BUFFERS: False})
+            self.forward = DistributedDataParallel(self.forward)
+            self.forward.broadcast_buffers = False  # its argument has another name since torch 2.15
         self.rate = torch.zeros((), device=device.type)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
@@ -293,10 +289,6 @@ class Trainer:
         return torch.cat(logits)
 
 
-def _finite(network: nn.Module) -> bool:
-    return all(bool(values.isfinite().all()) for values in network.state_dict().values())
-
-
 def measure(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy, and accuracy in percent."""
     right = (logits.argmax(1) == labels).sum().item()
@@ -388,7 +380,7 @@ def _run_epoch(
     }
     val_loss, val_accuracy = measure(logits["val_logits"], data.val_labels.cpu())
     test_loss, test_accuracy = measure(logits["test_logits"], data.test_labels.cpu())
-    if not math.isfinite(val_loss + test_loss) or not _finite(trainer.network):
+    if not math.isfinite(val_loss + test_loss) or not is_finite(trainer.network):
         raise UserError(
             f"the weights or their outputs are not finite after epoch {epoch}, "
             f"step {steps}, at learning rate {rate:.3g}",

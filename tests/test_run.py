@@ -456,7 +456,9 @@ def test_a_teacher_comes_back_with_its_weights_and_digest(tmp_path):
     with open_run(tmp_path, config(), facts) as run:
         run.save_best(teacher.state_dict(), 1, 90.0)
     found = read_teacher(tmp_path / "best.pt")
-    assert found.arch == "cnn" and equal(found.weights, dict(teacher.state_dict()))
+    assert found.arch == "cnn" and equal(
+        dict(found.network.state_dict()), dict(teacher.state_dict())
+    )
     assert len(found.digest) == 64
 
 
