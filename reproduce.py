@@ -41,7 +41,7 @@ from common.config import (
     positive_int,
 )
 from common.data import load
-from common.device import choose_device
+from common.device import Device, choose_device
 from common.errors import UserError, script
 from common.loss import hard_loss
 from common.models import build
@@ -143,13 +143,13 @@ class Pace(NamedTuple):
     answer: float  # seconds an image, of the network as a teacher
 
 
-def measure_pace(network: str, config: Config, data: Dataset) -> Pace:
+def measure_pace(network: str, config: Config, data: Dataset, device: Device) -> Pace:
     """From a few steps on this device."""
 
     def loss(logits, batch):
         return hard_loss(logits, batch.labels)
 
-    trainer = Trainer(build(network), loss, data, config, choose_device(config))
+    trainer = Trainer(build(network), loss, data, config, device)
     index, view = data.epoch(0, 1)
     count = min(8 * config.batch_size, len(data.test_labels))
     with StopSignals() as stop:
@@ -171,7 +171,7 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument(
         "--recipe",
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     left = [job for job in jobs if job.epochs_left]
     needed = {each.network for job in left for each in (job, job.teacher) if each}
-    pace = {network: measure_pace(network, first, data) for network in sorted(needed)}
+    pace = {network: measure_pace(network, first, data, device) for network in sorted(needed)}
     total = 0.0
     for job in jobs:
         todo = "done already"
@@ -248,7 +248,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # It warns of other runs there that are unfinished. A short look leaves the whole runs' report.
     report = [] if runs == RUNS_DIR else ["--out", str(runs / "report")]
     analyze.main(["--runs", str(runs), *report])
-    return 0
 
 
 def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:

@@ -4,8 +4,6 @@ torchvision's FashionMNIST behind a DataLoader with two workers, transforms imag
 float32, default memory layout, the teacher asked at every step. Same networks, same batch size.
 """
 
-import gzip
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from torchvision import transforms
 from torchvision.datasets import FashionMNIST
 
 from common.config import StudentConfig
-from common.data import DIGESTS, load, split
+from common.data import DIGESTS, load, read_file, split
 from common.models import MEAN, STD
 
 WORKERS = 2
@@ -31,12 +29,7 @@ def unpack(root: Path) -> Path:
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for name in DIGESTS:
-        packed = arrays.source / f"{name}.gz"
-        if packed.exists():
-            with gzip.open(packed) as source, open(raw / name, "wb") as target:
-                shutil.copyfileobj(source, target)
-        else:
-            shutil.copy(arrays.source / name, raw / name)
+        (raw / name).write_bytes(read_file(arrays.source, name))
     return root
 
 

@@ -64,15 +64,12 @@ class Bench:
         self.config, self.data, self.device = config, data, device
         self.batches = plain.loader(plain_root, config)
         self.plain_network = build(name)
-        self.plain_teacher = (
-            build(teacher).to(device.type, memory_format=torch.contiguous_format).eval()
-            if teacher
-            else None
-        )
         self.index, self.view = data.epoch(0, 1)
-        self.remembered = (
-            RememberedLogits(freeze(build(teacher)), data, device, "", None) if teacher else None
-        )
+        self.plain_teacher = self.remembered = None
+        if teacher:
+            plain_teacher = build(teacher).to(device.type, memory_format=torch.contiguous_format)
+            self.plain_teacher = plain_teacher.eval()
+            self.remembered = RememberedLogits(freeze(build(teacher)), data, device, "", None)
         self.trainer = Trainer(build(name), self.loss, data, config, device)
         self.multiply_adds = count_multiply_adds(build(name))
 

@@ -83,7 +83,7 @@ def load(data_dir: str | Path | None = None, fetch: bool = True) -> Arrays:
             )
         folder = folder or _fetch()
     digest = hashlib.sha256("".join(DIGESTS.values()).encode()).hexdigest()
-    return Arrays(*(_parse_idx(_read(folder, name)) for name in DIGESTS), folder, digest)
+    return Arrays(*(_parse_idx(read_file(folder, name)) for name in DIGESTS), folder, digest)
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -101,7 +101,7 @@ def _first_with_files(roots: list[Path]) -> Path | None:
     return next((f for f in folders if all(_file(f, name) for name in DIGESTS)), None)
 
 
-def _read(folder: Path, name: str) -> bytes:
+def read_file(folder: Path, name: str) -> bytes:
     """Contents of one IDX file, uncompressed, of the right digest."""
     path = _file(folder, name)
     assert path is not None
@@ -150,15 +150,7 @@ def _fetch() -> Path:
                 shutil.rmtree(leftover, ignore_errors=True)
             print(f"fetching Fashion-MNIST (30 MB) into {target}", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=DATA_DIR) as scratch:
-                raw, failures = _download(Path(scratch))
-                if raw is None:
-                    raise UserError(
-                        "Fashion-MNIST could not be fetched",
-                        "; ".join(failures).replace(";", ","),
-                        f"put {', '.join(DIGESTS)} (SHA-256 of the first, uncompressed: "
-                        f"{next(iter(DIGESTS.values()))}) into {DATA_DIR}, or name their folder "
-                        "with --data-dir",
-                    )
+                raw = _download(Path(scratch))
                 target.mkdir(exist_ok=True)
                 for name in DIGESTS:
                     path = _file(raw, name)
@@ -172,7 +164,7 @@ def _fetch() -> Path:
     return target
 
 
-def _download(scratch: Path) -> tuple[Path | None, list[str]]:
+def _download(scratch: Path) -> Path:
     """The folder below `scratch` with the files, from the first source that has them."""
     failures = []
     for source in (_from_torchvision, _from_debian):
@@ -181,11 +173,16 @@ def _download(scratch: Path) -> tuple[Path | None, list[str]]:
             if missing := [name for name in DIGESTS if not _file(raw, name)]:
                 raise RuntimeError(f"it lacks {', '.join(missing)}")
             for name in DIGESTS:
-                _read(raw, name)
-            return raw, []
+                read_file(raw, name)
+            return raw
         except Exception as error:  # whatever a source fails with, the next one is tried
             failures.append(f"{source.__name__.removeprefix('_from_')}: {str(error).strip()}")
-    return None, failures
+    raise UserError(
+        "Fashion-MNIST could not be fetched",
+        ", ".join(failures).replace(";", ","),
+        f"put {', '.join(DIGESTS)} (SHA-256 of the first, uncompressed: "
+        f"{next(iter(DIGESTS.values()))}) into {DATA_DIR}, or name their folder with --data-dir",
+    )
 
 
 def _from_torchvision(scratch: Path) -> Path:
