@@ -42,11 +42,11 @@ from common.config import (
 )
 from common.data import load
 from common.device import Device, choose_device
-from common.errors import UserError, script
+from common.errors import StopSignals, UserError, script
 from common.loss import hard_loss
 from common.models import build
 from common.run import read_json
-from common.train import StopSignals, Trainer
+from common.train import Trainer
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from common.batches import Dataset, Views
 from common.config import Parser, StudentConfig, positive_int
 from common.data import load
 from common.device import Device, choose_device
-from common.errors import script
+from common.errors import StopSignals, script
 from common.loss import SOFT_LOSSES, distillation_loss, hard_loss
 from common.models import build, count_multiply_adds, freeze
 from common.remember import RememberedLogits
-from common.train import StopSignals, Trainer
+from common.train import Trainer
 
 
 def matmul_rate(device: Device, rounds: int = 7) -> float:

@@ -24,12 +24,12 @@ from common.batches import Dataset, Views
 from common.config import Parser, StudentConfig, positive_int
 from common.data import load
 from common.device import Device, choose_device
-from common.errors import UserError, script
+from common.errors import StopSignals, UserError, script
 from common.loss import SOFT_LOSSES, distillation_loss
 from common.models import build, freeze
 from common.remember import Ensemble, RememberedLogits
 from common.run import Teacher, find_teachers, read_teacher
-from common.train import StopSignals, Trainer, measure
+from common.train import Trainer, measure
 
 GOAL = 93.05
 # fmt: off

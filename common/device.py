@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import distributed
+from tqdm import tqdm
 
 from common.config import Config
 from common.errors import UserError
@@ -159,3 +160,15 @@ def _driver_version() -> tuple[int, int] | None:
     except (OSError, AttributeError):
         return None
     return version.value // 1000, version.value % 1000 // 10
+
+
+def progress(device: Device, name: str, total: int, unit: str) -> tqdm:
+    """A bar on a terminal; of several processes the first one's."""
+    return tqdm(
+        total=total,
+        desc=name,
+        unit=unit,
+        leave=False,
+        disable=device.rank > 0 or not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )

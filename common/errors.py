@@ -1,4 +1,4 @@
-"""Failures as one line on stderr: what happened, why, and what to do about it."""
+"""Failures as one line on stderr: what happened, why, and what to do about it; and signals."""
 
 import io
 import os
@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, Self
 
 
 class UserError(Exception):
@@ -27,6 +27,33 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal_number: int):
         super().__init__(signal_number)
         self.exit_code = 128 + signal_number
+
+
+class StopSignals:
+    """SIGINT and SIGTERM end the run at the next `check`; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> Self:
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+
+    def check(self) -> None:
+        if self.received is not None:
+            raise Interrupted(self.received)
 
 
 def warn(text: str) -> None:

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from common import batches, models
 from common.batches import Batch, Dataset
-from common.device import Device
-from common.errors import UserError
+from common.device import Device, progress
+from common.errors import StopSignals, UserError
 from common.run import load, save
-from common.train import StopSignals, progress
 
 WRITING = 600  # seconds that no writing of a table takes
 KEEP_SHARE = 0.1  # of the table, how much may be lost by a kill: writing takes its time

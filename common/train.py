@@ -1,4 +1,4 @@
-"""The one training loop. CUDA graphs, several processes and signals live here; roles do not.
+"""The one training loop. CUDA graphs and several processes live here; roles do not.
 
 Of a step the plain five lines (forward, loss, zero_grad, backward, step) are in `Trainer.step`, and
 alone in benchmarks/plain.py; what is around them are the check for values that are not finite,
@@ -6,8 +6,6 @@ several processes (of one, `own` is the whole batch and `share` 1) and the sums 
 """
 
 import math
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,8 +19,8 @@ from tqdm import tqdm
 
 from common.batches import Batch, Dataset
 from common.config import Config
-from common.device import Device, together
-from common.errors import Interrupted, UserError, warn
+from common.device import Device, progress, together
+from common.errors import Interrupted, StopSignals, UserError, warn
 from common.loss import Loss
 from common.models import is_finite
 from common.run import Run
@@ -33,48 +31,21 @@ DIVERGED = "try a lower --lr, a --warmup, or --precision float32"  # what to do 
 Objective = Callable[[Tensor, Batch], Loss]
 
 
-class StopSignals:
-    """SIGINT and SIGTERM end the run at the next `check`; a second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def __enter__(self) -> "StopSignals":
-        self._before = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _: object) -> None:
-        if self.received is not None:
-            os._exit(128 + number)
-        self.received = number
-
-    def check(self) -> None:
-        if self.received is not None:
-            raise Interrupted(self.received)
-
-
 def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
     """Learning rates of the steps of an epoch (from 1): (steps_per_epoch,) float64."""
     total = steps_per_epoch * config.epochs
     step = torch.arange(steps_per_epoch, dtype=torch.float64) + (epoch - 1) * steps_per_epoch
-    progress = step / total
+    done = step / total
     if config.schedule == "cosine":
-        after_warmup = (progress - config.warmup) / (1 - config.warmup)
+        after_warmup = (done - config.warmup) / (1 - config.warmup)
         factor = 0.5 + 0.5 * torch.cos(math.pi * after_warmup)
     elif config.schedule == "step":
-        factor = torch.ones_like(progress).masked_fill(progress >= 0.6, config.drop)
+        factor = torch.ones_like(done).masked_fill(done >= 0.6, config.drop)
     else:
-        factor = torch.ones_like(progress)
+        factor = torch.ones_like(done)
     if config.warmup:
         rising = (step + 1) / (total * config.warmup)
-        factor = torch.where(progress < config.warmup, rising.clamp(max=1), factor)
+        factor = torch.where(done < config.warmup, rising.clamp(max=1), factor)
     return config.lr * factor
 
 
@@ -437,18 +408,6 @@ def summarise(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any
         "test_best_epoch": test.index(max(test)) + 1,
         "seconds": sum(row["seconds"] for row in rows),
     }
-
-
-def progress(device: Device, name: str, total: int, unit: str) -> tqdm:
-    """A bar on a terminal; of several processes the first one's."""
-    return tqdm(
-        total=total,
-        desc=name,
-        unit=unit,
-        leave=False,
-        disable=device.rank > 0 or not sys.stderr.isatty(),
-        dynamic_ncols=True,
-    )
 
 
 def _announce(run: Run, device: Device) -> None:

@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 
 import reproduce
-from common.errors import Interrupted, UserError
-from common.train import StopSignals
+from common.errors import Interrupted, StopSignals, UserError
 from conftest import ROOT
 
 

@@ -13,13 +13,13 @@ from common.batches import Dataset, Views
 from common.config import RECIPES, StudentConfig
 from common.data import load
 from common.device import choose_device
-from common.errors import UserError
+from common.errors import StopSignals, UserError
 from common.loss import distillation_loss, hard_loss
 from common.models import Normalize, build, freeze, plain_cnn
 from common.remember import Ensemble, RememberedLogits
 from common.run import describe, open_run
 from common.run import load as load_file
-from common.train import StopSignals, Trainer, fit, learning_rates, measure
+from common.train import Trainer, fit, learning_rates, measure
 from conftest import equal, quick_config
 
 
