@@ -18,6 +18,8 @@ for part in "${@:-notes}"; do
         train 1 student --seed "$seed" --teacher "$runs/teacher-resnet/seed-${taught_by[seed]}"
         train 1 student --seed "$seed" --teacher "$runs/teacher-cnn/seed-$seed"
       done
+      [ "$part" = notes ] || # an ensemble
+        train 1 student --seed 3 --teacher "$runs"/teacher-{resnet/seed-0,cnn/seed-3}
       ;;
     best-v1)
       recipe=best runs=runs-best-v1
@@ -25,20 +27,18 @@ for part in "${@:-notes}"; do
       train 1 teacher --arch resnet "${old[@]}" --out "$first"
       for seed in 0 1 2 3 4; do
         train 1 baseline --seed "$seed" --out "$runs/baseline/seed-$seed"
+        train 1 baseline --seed "$seed" --label-smoothing 0.1 \
+          --out "$runs/baseline-smoothed/seed-$seed"
         train 1 student --seed "$seed" --teacher "$first" --out "$runs/student-resnet/seed-$seed"
       done
-      train 1 baseline --label-smoothing 0.1 --out "$runs/baseline-smoothed/seed-0"
       train 1 baseline --epochs 100 --out "$runs/baseline-100-epochs/seed-0"
       for loss in dist logit-standard; do
         train 1 student --loss "$loss" --teacher "$first" --out "$runs/student-resnet-$loss/seed-0"
       done
-      in_float32=(--precision float32) second=$runs/teacher-resnet-wd5e-4/seed-0
+      in_float32=(--precision float32)
       train 2 baseline "${in_float32[@]}" --out "$runs/baseline-float32/seed-0"
       train 2 student "${in_float32[@]}" --loss dkd --teacher "$first" \
         --out "$runs/student-resnet-dkd/seed-0"
-      train 2 teacher "${in_float32[@]}" --out "$second"
-      train 2 student "${in_float32[@]}" --teacher "$first" "$second" \
-        --out "$runs/student-ensemble/seed-0"
       ;;
     *) echo "error: $part is none of notes, best, best-v1" >&2 && exit 2 ;;
   esac
