@@ -14,7 +14,7 @@ Exit code 1 if a run is missing, unfinished or damaged (the rest is reported),
 
 import contextlib
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,10 +172,10 @@ def headline(trio: Trio) -> str:
         np.mean([100 * run.right.mean() for run in runs])
         for runs in ([three[0] for three in trio.threes()], trio.baselines, trio.students)
     )
-    taught = Counter(run.config.get("teacher_sha256") for run in trio.students)
+    taught = trio.taught()
     others = {three[0].recipe for three in trio.threes()} - {trio.recipe}
     origin = f" of recipe {', '.join(sorted(others))}" if others else ""
-    most = taught.most_common(1)[0][1]
+    most = max(taught.values())
     sharing = "one teacher for all" if most == count else f"{most} of them with the same teacher"
     seeds = f"{count} seeds, {sharing}" if most > 1 else f"{count} seeds"
     gained = count > 1 and delta.low > 0
@@ -208,7 +208,7 @@ def share_in_words(share: Estimate, trio: Trio) -> str:
     if taught < count:
         words += f" in the {taught} of {count} seeds whose teacher is here"
     bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f} %{mark(share)}"
-    if len({run.config.get("teacher_sha256") for run in trio.students}) < count:
+    if len(trio.taught()) < count:
         bounds += ", given these teachers"
     return f"{words} (interval {'without bounds' if np.isnan(share.low) else bounds})"
 

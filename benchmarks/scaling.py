@@ -20,11 +20,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common.config import Parser  # noqa: E402
-from common.errors import UserError, script  # noqa: E402
+from common.config import ROOT, Parser
+from common.errors import UserError, script
 
 BATCHES = (32, 64, 125, 250, 500, 1000)
 EPOCHS = (1, 2, 4)

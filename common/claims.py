@@ -10,6 +10,7 @@ supported or contradicted. A claim without a p, as of a single run, is undecided
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -44,6 +45,10 @@ class Trio:
     def groups(self) -> dict[str, list[Record]]:
         """Teachers, baselines and students under the names of their rows."""
         return {runs[0].name: runs for runs in (self.teachers, self.baselines, self.students)}
+
+    def taught(self) -> Counter[str | None]:
+        """How many students each teacher has, by the digest that they recorded."""
+        return Counter(student.config.get("teacher_sha256") for student in self.students)
 
     def pairs(self) -> list[tuple[Record, Record]]:
         return list(zip(self.baselines, self.students, strict=True))

@@ -119,10 +119,6 @@ def freeze(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last)
 
 
-def is_finite(network: nn.Module) -> bool:
-    return all(bool(values.isfinite().all()) for values in network.state_dict().values())
-
-
 def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 

@@ -42,7 +42,7 @@ from common.config import (
 )
 from common.device import together
 from common.errors import UserError, warn
-from common.models import NETWORKS, build, count_multiply_adds, count_parameters, is_finite
+from common.models import NETWORKS, build, count_multiply_adds, count_parameters
 
 # In the order in which --overwrite removes them: stopped halfway, it leaves either a checkpoint
 # of the old run, from which all the others can be made again, or nothing.
@@ -224,12 +224,20 @@ def read_teacher(path: Path) -> Teacher:
         if arch not in NETWORKS:
             raise ValueError(f"its architecture {arch!r} is none of {', '.join(NETWORKS)}")
         network = build(arch)
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(f"its weights are not those of a {arch} for 10 classes") from error
-        if not is_finite(network):
-            raise ValueError("its weights are not finite")
+        expected = network.state_dict()
+        if weights.keys() != expected.keys():
+            raise ValueError(f"its weights are not those of a {arch}")
+        for key, value in expected.items():
+            if not isinstance(weights[key], torch.Tensor):
+                raise ValueError(f"its {key} is not a tensor")
+            if weights[key].shape != value.shape:
+                raise ValueError(
+                    f"its {key} has shape {tuple(weights[key].shape)}, a {arch} for "
+                    f"10 classes has {tuple(value.shape)}"
+                )
+            if not weights[key].isfinite().all():
+                raise ValueError(f"its {key} is not finite")
+        network.load_state_dict(weights)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot use {path} as the teacher",

@@ -22,7 +22,6 @@ from common.config import Config
 from common.device import Device, progress, together
 from common.errors import Interrupted, StopSignals, UserError, warn
 from common.loss import Loss
-from common.models import is_finite
 from common.run import Run
 
 DIVERGED = "try a lower --lr, a --warmup, or --precision float32"  # what to do then
@@ -260,6 +259,10 @@ class Trainer:
         return torch.cat(logits)
 
 
+def _finite(network: nn.Module) -> bool:
+    return all(bool(values.isfinite().all()) for values in network.state_dict().values())
+
+
 def measure(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy, and accuracy in percent."""
     right = (logits.argmax(1) == labels).sum().item()
@@ -351,7 +354,7 @@ def _run_epoch(
     }
     val_loss, val_accuracy = measure(logits["val_logits"], data.val_labels.cpu())
     test_loss, test_accuracy = measure(logits["test_logits"], data.test_labels.cpu())
-    if not math.isfinite(val_loss + test_loss) or not is_finite(trainer.network):
+    if not math.isfinite(val_loss + test_loss) or not _finite(trainer.network):
         raise UserError(
             f"the weights or their outputs are not finite after epoch {epoch}, "
             f"step {steps}, at learning rate {rate:.3g}",

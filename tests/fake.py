@@ -2,12 +2,13 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from common.claims import Trio
+from common.claims import Part, Trio
 from common.config import LOG_COLUMNS
 from common.records import Record
 
@@ -112,6 +113,11 @@ def trio(
         runs("baseline", options | (baseline or {})),
         runs("student-resnet", options | (student or {})),
     )  # fmt: skip
+
+
+def beside(part: Part, name: str) -> float:
+    """The value called `name` of what a claim's part says besides, in words."""
+    return float(re.search(rf"{re.escape(name)} ([+-]?[\d.]+)", part.aside)[1])
 
 
 def write_run(

@@ -1268,7 +1268,7 @@ def test_the_shortest_and_the_flawless_runs_can_be_drawn(tmp_path, capsys):
     fake.write_run(root, "mine", 0, role="student", **perfect)
     assert analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
-    assert "teacher is no better than the baseline" in " ".join(captured.out.split())
+    assert "the teacher is no better than the baseline" in " ".join(captured.out.split())
     assert captured.err.count("warning") == captured.err.count("\n") == 1  # mine has no teacher
 
 

@@ -1,13 +1,12 @@
 """The claims' verdicts on made-up runs, whose truth is known."""
 
 import math
-import re
 
 import fake
 import numpy as np
 import pytest
 import scipy.stats
-from fake import ERRORS
+from fake import ERRORS, beside
 
 from common import claims, stats
 from common.claims import NEGATIVE, Part, judge
@@ -256,7 +255,7 @@ def test_c2_compares_swings_of_the_changes():
     trio = fake.trio(3)
     parts = claims.steadier(trio)
     found = [part.estimate.value for part in parts]
-    found.append(float(re.search(r"of the hard loss alone (\S+)", parts[0].aside)[1]))
+    found.append(beside(parts[0], "of the hard loss alone"))
     for value, column in zip(found, ("train_loss", "val_accuracy", "train_hard_loss"), strict=True):
         logs = []
         for base, student in trio.pairs():
@@ -281,10 +280,6 @@ def test_c6_compares_coefficients_of_variation():
 
 
 # ---------------------------------------------------------------- what stands beside them
-
-
-def beside(part, name):
-    return float(re.search(rf"{name} ([+-]?[\d.]+)", part.aside)[1])
 
 
 def test_c1_tells_how_much_earlier_a_level_is_reached_that_all_reach():

@@ -629,10 +629,10 @@ def test_unusable_teachers_are_refused(server, whole, tmp_path):
         flipped: "is damaged",
         saved("arch.pt", arch="cnn"): "its weights are not those of a cnn",
         saved("unknown.pt", arch="vit"): "its architecture 'vit' is none of",
-        saved("classes.pt", weights=weights | hundred): "not those of a resnet for 10 classes",
+        saved("classes.pt", weights=weights | hundred): "(100, 256), a resnet for 10 classes has",
         saved("nan.pt", weights=weights | {head[1]: weights[head[1]] * torch.nan}): "not finite",
         saved("odd.pt", arch=["resnet"]): "it is not the best.pt of a run",
-        saved("text.pt", weights=weights | {head[1]: "zeros"}): "not those of a resnet",
+        saved("text.pt", weights=weights | {head[1]: "zeros"}): "is not a tensor",
     }
     out = tmp_path / "run"
     runs = {

@@ -94,19 +94,17 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
     )
     assert words in readme
 
-    def besides(part: claims.Part, name: str) -> float:
-        return float(re.search(rf"{name}.*? ([+-][\d.]+)", part.aside)[1])
-
     words = "at 92 % of the held-out images {:.0f} epochs before the baseline under `notes`, at 94 "
     words += "% {:.0f} epochs before it under `best`"
     saved = [
-        besides(claims.faster(trio)[0], f"at {level} %, which all runs reach,")
+        fake.beside(claims.faster(trio)[0], f"at {level} %, which all runs reach,")
         for trio, level in ((notes, 92), (best, 94))
     ]
     assert words.format(*saved) in readme
-    worse = besides(claims.better(best)[0], "at the last epoch")
+    worse = fake.beside(claims.better(best)[0], "at the last epoch")
     assert f"training images worse at the last epoch, by {-worse:.1f} points" in readme
-    late = [besides(claims.oscillates(each)[0], "last third") for each in (notes, best)]
+    name = "in the last third of the epochs"
+    late = [fake.beside(claims.oscillates(each)[0], name) for each in (notes, best)]
     assert late[1] < 0 and abs(late[0] - claims.oscillates(notes)[0].estimate.value) < 0.1
     for trio in (notes, best):
         assert claims.faster(trio)[1].estimate.low > 0, "the student is ahead early on"
