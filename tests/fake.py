@@ -103,10 +103,14 @@ def trio(
     seeds: int, *, teacher: dict | None = None, baseline: dict | None = None,
     student: dict | None = None, **options,
 ) -> Trio:  # fmt: skip
-    """An experiment in memory. The options are those of `record`, for all runs or for one role."""
+    """An experiment in memory, each student taught by the teacher of its seed.
+
+    The options are those of `record`, for all runs or for one role.
+    """
 
     def runs(name: str, options: dict) -> list[Record]:
-        return [record(name, seed, **options) for seed in range(seeds)]
+        taught = [{"teacher_sha256": f"teacher-resnet-{seed}"} for seed in range(seeds)]
+        return [record(name, seed, **each | options) for seed, each in enumerate(taught)]
 
     return Trio(
         "notes", 2, runs("teacher-resnet", {"errors": 0.8 * ERRORS} | options | (teacher or {})),

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import analyze
-from common import compare, config, plots, records
+from common import claims, compare, config, plots, records, stats
 from common.claims import Part
 from common.config import LOG_COLUMNS, RESULTS_DIR
 from common.errors import UserError
@@ -263,6 +263,29 @@ def test_the_headline_tells_how_many_seeds_share_a_teacher(teachers, words, give
     sentence = analyze.headline(trio)
     assert words in sentence and " % of the gap to the teacher (interval " in sentence
     assert sentence.endswith(", given these teachers).") == given
+
+
+def test_a_student_that_is_worse_is_said_to_lose():
+    trio = fake.trio(5, student={"errors": 1.5 * fake.ERRORS})
+    loss = np.mean([base.right.mean() - student.right.mean() for base, student in trio.pairs()])
+    assert claims.gain(trio).high < 0
+    sentence = analyze.headline(trio)
+    assert f"distillation loses {100 * loss:.2f} points" in sentence and "gap" not in sentence
+
+
+def test_a_temperature_is_fitted_on_held_out_images_and_judged_on_test_images():
+    run = fake.record("baseline", 0, count=4000)
+    run.val_logits[:] *= 3  # three times as sure of the held-out images
+    table = list(analyze.calibration_blocks(compare.Comparison([run])))[-1]
+    ((_, temperature, ece, _, nll, *_),) = table.rows
+    fitted = 3 * stats.fit_temperature(run.val_logits / 3, run.val_labels)
+    assert temperature == f"{fitted:.2f}"
+    for words, measure, digits in (
+        (ece, stats.expected_calibration_error, 2),
+        (nll, stats.negative_log_likelihood, 3),
+    ):
+        before, after = (measure(run.logits / t, run.labels) for t in (1, fitted))
+        assert words == f"{before:.{digits}f} → {after:.{digits}f}"
 
 
 def test_a_copied_run_is_no_further_seed(small, reported):

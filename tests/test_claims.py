@@ -279,6 +279,39 @@ def test_c6_compares_coefficients_of_variation():
     assert part.estimate.value == pytest.approx(np.mean(values))
 
 
+def test_c4_correlates_the_mean_errors_of_all_teachers_and_all_baselines():
+    trio = fake.trio(3, teacher={"noise": 0.02}, noise=0.02)
+    rates = [
+        np.mean([[np.mean(~run.right[run.labels == k]) for k in range(10)] for run in runs], axis=0)
+        for runs in (trio.teachers, trio.baselines)
+    ]
+    assert claims.alike(trio)[0].estimate.value == pytest.approx(np.corrcoef(*rates)[0, 1])
+
+
+def test_c7_compares_the_swing_with_that_of_fresh_images_at_the_level_reached():
+    trio = fake.trio(3)
+    logs = []
+    for run in trio.baselines:
+        share = np.median(run.log["val_accuracy"][-5:]) / 100
+        chance = 100 * np.sqrt(2 * share * (1 - share) / len(run.val_labels))
+        logs.append(np.log(run.log["val_accuracy"][5:].diff().std() / chance))
+    assert claims.oscillates(trio)[0].estimate.value == pytest.approx(np.mean(logs))
+
+
+def test_c8_compares_what_comes_before_the_change_but_for_the_start_with_what_comes_after():
+    trio = fake.trio(3, epochs=50, teacher={"change": 30, "settled": 0.3})
+    rises, calms = [], []
+    for run in trio.teachers:
+        curve = run.log["val_accuracy"]
+        before, after = curve[5:29], curve[29:]
+        rises.append(after.mean() - before.mean())
+        calms.append(np.log(after.diff().std() / before.diff().std()))
+    where, rise, calm = (part.estimate for part in claims.settles(trio))
+    assert where.value == 30
+    assert rise.value == pytest.approx(np.mean(rises))
+    assert calm.value == pytest.approx(np.mean(calms))
+
+
 # ---------------------------------------------------------------- what stands beside them
 
 

@@ -1,4 +1,5 @@
 import ctypes
+import os
 import warnings
 
 import pytest
@@ -68,6 +69,19 @@ def test_a_processor_is_named_with_what_it_lacks(monkeypatch, capabilities, name
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     found = choose_device(quick_config(device="cpu", precision="auto"))
     assert (found.name, found.precision) == (name, precision)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_asks_torch_for_the_same_bits(monkeypatch, deterministic):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", deterministic)
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    flags = {"deterministic": True} if deterministic else {}
+    choose_device(quick_config(**flags))
+    assert asked == [True] * deterministic
+    assert torch.backends.cudnn.benchmark is not deterministic
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if deterministic else None)
 
 
 def test_the_driver_is_asked_for_its_version(monkeypatch):

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -231,6 +232,34 @@ def test_what_only_changes_bits_warns_and_what_changes_nothing_is_silent(tmp_pat
     assert "precision: float32 -> bfloat16" in capsys.readouterr().err
     with pytest.raises(UserError, match="precision"):  # without another device it is a setting
         open_with(tmp_path, FACTS | {"precision": "bfloat16"}, resume=True)
+
+
+# Those of device and precision are what the hardware gave: the facts of a run, see above.
+SETTINGS = [
+    field.name
+    for field in dataclasses.fields(StudentConfig)
+    if field.name not in ("device", "precision", "resume", "overwrite")
+]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_but_places_is_one_that_a_resumed_run_keeps(tmp_path, capsys, name):
+    begun = quick_config(StudentConfig)
+    with open_run(tmp_path, begun, FACTS) as run:
+        run.save_checkpoint(checkpoint_of(run))
+    value = getattr(begun, name)
+    other = (
+        "other" if isinstance(value, str | None) else not value if value in (0, 1) else 2 * value
+    )
+    changed = dataclasses.replace(begun, resume=True, **{name: other})
+    if name in ("data_dir", "out", "teacher", "deterministic"):
+        Run(tmp_path, changed, FACTS).close()
+        warned = capsys.readouterr().err
+        assert warned.startswith("warning: deterministic: False -> True") == bool(warned)
+        assert bool(warned) == (name == "deterministic")
+    else:
+        with pytest.raises(UserError, match=f" {name}: {value} -> {other}; "):
+            Run(tmp_path, changed, FACTS)
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"{}"])

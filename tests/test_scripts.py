@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -12,11 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 import common.config
 import common.data
+import train_baseline
 import train_student
+import train_teacher
+from common.batches import Dataset, Views
 from common.config import LOG_COLUMNS, RESULTS_DIR
+from common.loss import SOFT_LOSSES
+from common.models import NETWORKS, Normalize, build
 from common.run import load
 from conftest import ROOT, only_line, run_script
 
@@ -90,18 +98,95 @@ def test_summary_log_and_predictions_agree(runs):
 
 
 def test_best_weights_give_the_stored_predictions(runs, tiny_data):
-    from common.data import load as load_data
-    from common.models import build
-
     folder, _ = runs
     for name, arch in (("teacher-resnet", "resnet"), ("student-resnet", "small-cnn")):
         run = folder / name / "seed-3"
         content = load(run / "best.pt")
         network = build(arch).eval()
         network.load_state_dict(content["weights"])
-        images = torch.from_numpy(load_data(tiny_data).test_images.copy())[:, None]
+        images = torch.from_numpy(common.data.load(tiny_data).test_images.copy())[:, None]
         with torch.no_grad(), np.load(run / "predictions.npz") as file:
             np.testing.assert_allclose(network(images), file["logits_best"], rtol=1e-3, atol=1e-4)
+
+
+# None of them a default, so that one that is dropped on the way from the command line is seen.
+UNUSUAL = {
+    "epochs": 2, "batch-size": 32, "lr": 0.03, "schedule": "cosine", "warmup": 0.25,
+    "momentum": 0.8, "weight-decay": 0.01, "label-smoothing": 0.2, "padding": 1, "cutout": 6,
+    "seed": 6, "precision": "float32",
+}  # fmt: skip
+
+
+def smooth_network():
+    """Without ReLU and pooling: a last bit decides nothing that all after it would hang on."""
+    return nn.Sequential(
+        Normalize(), nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 10)
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "arch", "loss", "words"),
+    [
+        (train_teacher, "smooth", None, ("--arch", "smooth")),
+        (train_baseline, "small-cnn", None, ()),
+        (train_student, "small-cnn", "kd", ("--temperature", 3, "--alpha", 0.3)),
+        (train_student, "small-cnn", "dist", ("--temperature", 3, "--alpha", 0.3)),
+    ],
+)
+def test_a_script_trains_as_a_plain_loop_with_its_settings(
+    runs, tiny_data, tmp_path, monkeypatch, script, arch, loss, words
+):
+    """The last weights, and what the last row says of them."""
+    monkeypatch.setitem(NETWORKS, arch, smooth_network)
+    teacher = runs[0] / "teacher-resnet" / "seed-3"
+    flags = [word for key, value in UNUSUAL.items() for word in (f"--{key}", value)]
+    flags += [*words, "--no-flip", "--out", tmp_path, "--data-dir", tiny_data]
+    flags += ["--teacher", teacher, "--loss", loss, "--soft-weight", 2] if loss else []
+    script.main([str(flag) for flag in flags])
+
+    arrays = common.data.load(tiny_data)
+    data = Dataset(arrays, Views(padding=1, flip=False, cutout=6), "cpu")
+    resnet = build("resnet").eval()
+    resnet.load_state_dict(load(teacher / "best.pt")["weights"])
+    torch.manual_seed(6)
+    network = build(arch)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=1, momentum=0.8, nesterov=True, weight_decay=0.01
+    )
+    for step in range(16):
+        epoch, place = 1 + step // 8, slice(step % 8 * 32, (step % 8 + 1) * 32)
+        rate = 0.015 * (1 + math.cos(math.pi * (step - 4) / 12)) if step > 4 else 0.03
+        optimizer.param_groups[0]["lr"] = min(rate, 0.03 * (step + 1) / 4)  # 4 steps of warm-up
+        batch = data.batch(*(part[place] for part in data.epoch(6, epoch)))
+        logits = network(batch.images)
+        value = functional.cross_entropy(logits, batch.labels, label_smoothing=0.2)
+        if loss:
+            with torch.no_grad():
+                answers = resnet(batch.images)
+            soft = SOFT_LOSSES[loss](logits, answers, batch.labels, 3.0)
+            value = 0.7 * value + 0.3 * 2 * soft
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    trained = load(tmp_path / "last.pt")["network"]
+    for key, weights in network.state_dict().items():
+        torch.testing.assert_close(trained[key], weights, rtol=1e-4, atol=1e-5)
+
+    row = pd.read_csv(tmp_path / "log.csv").iloc[-1]
+    assert row["lr"] == pytest.approx(optimizer.param_groups[0]["lr"])
+    _, held_out = common.data.split(arrays.train_labels)
+    with np.load(tmp_path / "predictions.npz") as file:
+        predictions = dict(file)
+    for part, images, labels, stored in (
+        ("val", arrays.train_images[held_out], arrays.train_labels[held_out], "val_labels"),
+        ("test", arrays.test_images, arrays.test_labels, "labels"),
+    ):
+        assert (predictions[stored] == labels).all()
+        with torch.no_grad():
+            logits = network(torch.from_numpy(images.copy())[:, None])
+        found = functional.cross_entropy(logits, torch.from_numpy(labels.astype(int)))
+        assert row[f"{part}_loss"] == pytest.approx(found.item(), rel=1e-4)
+    np.testing.assert_allclose(predictions["logits_last"], logits, rtol=1e-4, atol=1e-4)
 
 
 def test_config_records_what_made_the_run(runs, tiny):

@@ -1,6 +1,7 @@
 import copy
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import common.run
 from common import batches
 from common.batches import Dataset, Views
 from common.config import RECIPES, StudentConfig
@@ -259,6 +261,33 @@ def test_the_table_of_code_that_was_changed_since_is_replaced(
     assert list(tmp_path.glob(".*.tmp")) == killed[1:]  # another student may be writing it
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda patch, data, device: ("another teacher", data, device),
+        lambda patch, data, device: ("digest", data, replace(device, name="another")),
+        lambda patch, data, device: ("digest", data, replace(device, precision="bfloat16")),
+        lambda patch, data, device: patch.setattr(data, "digest", "another"),
+        lambda patch, *_: patch.setattr(torch, "get_num_threads", lambda: 7),
+        lambda patch, *_: patch.setattr(torch, "__version__", "9.9"),
+        lambda patch, *_: patch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: 1),
+    ],
+    ids=["teacher", "device", "precision", "data", "threads", "torch", "deterministic"],
+)
+def test_a_table_made_otherwise_is_not_read(dataset, device, teacher, tmp_path, monkeypatch, other):
+    made = ("digest", dataset, device)
+
+    def table(digest, data, device):
+        return RememberedLogits(copy.deepcopy(teacher), data, device, digest, tmp_path)
+
+    first = table(*made)
+    with StopSignals() as stop:
+        first.prepare(*dataset.epoch(0, 1), stop)
+    first.keep()
+    assert not table(*made).table.isnan().all()
+    assert table(*(other(monkeypatch, dataset, device) or made)).table.isnan().all()
+
+
 def test_a_teacher_can_be_asked_for_more_than_its_table_has(dataset, teacher):
     config = quick_config(precision="bfloat16")
     remembered = RememberedLogits(teacher, dataset, choose_device(config), "digest", None)
@@ -383,6 +412,28 @@ def test_student_and_baseline_of_a_seed_start_alike_and_see_the_same_batches(
 # ---------------------------------------------------------------- faults and devices
 
 
+def test_the_room_looked_for_before_training_is_what_a_run_takes(
+    dataset, device, tmp_path, monkeypatch
+):
+    """At most: two checkpoints beside the third that is being written, and all else."""
+    write, probed = common.run._write_synced, []
+
+    def noted(path, content):
+        if "probe" in path.name:
+            probed.append(len(content))
+        write(path, content)
+
+    monkeypatch.setattr(common.run, "_write_synced", noted)
+    for resume in ({}, {"resume": True}):  # the second time two of the three are there
+        run_fit(build("small-cnn"), hard, dataset, tmp_path, device, quick_config(**resume))
+        sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+        (tmp_path / "summary.json").unlink()
+    new = sizes["last.pt"] + sizes["best.pt"] + sizes["predictions.npz"]
+    most = new + sizes["last.pt"] + sizes["previous.pt"]
+    assert most < probed[0] < 3 * most  # it allows for the logits of all images
+    assert new < probed[1] < probed[0] / 2
+
+
 def test_a_nan_stops_before_the_step(dataset, device):
     calls = []
 
@@ -398,6 +449,47 @@ def test_a_nan_stops_before_the_step(dataset, device):
     train(twin, 64)
     for a, b in zip(one.network.parameters(), twin.network.parameters(), strict=True):
         assert torch.equal(a, b)  # as after two steps
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_precision_asked_for_is_that_of_every_forward_pass(dataset, precision):
+    """In training, in evaluation and of the teacher: what comes out has as many bits."""
+    config = quick_config(precision=precision)
+    device = choose_device(config)
+    found = []
+
+    def loss(logits, batch):
+        found.append(logits.detach())
+        return hard(logits, batch)
+
+    one = Trainer(build("small-cnn"), loss, dataset, config, device)
+    train(one, 32)
+    found.append(one.evaluate(dataset.test_images))
+    teacher = RememberedLogits(freeze(build("small-cnn")), dataset, device, "", None)
+    found.append(teacher.ask(dataset.test_images))
+    for logits in found:
+        assert logits.dtype == torch.float32
+        assert torch.equal(logits, logits.bfloat16().float()) == (precision == "bfloat16")
+
+
+def test_compile_trains_what_torch_compile_returns(dataset, device, monkeypatch):
+    """Evaluation has the network itself: it would be compiled once more for that."""
+    calls = []
+
+    def compiled(network):
+        def forward(images):
+            calls.append(len(images))
+            return network(images)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    one, twin = trainer(dataset, device, compile=True), trainer(dataset, device)
+    for each in (one, twin):
+        train(each, 80)
+        each.evaluate(dataset.test_images)
+    assert calls == [32, 32, 16]
+    assert equal(dict(one.network.state_dict()), dict(twin.network.state_dict()))
 
 
 def test_bfloat16_comes_near_float32(dataset, tmp_path):
