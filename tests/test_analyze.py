@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import shutil
-import warnings
 from pathlib import Path
 
 import fake
@@ -24,11 +23,9 @@ from hypothesis import strategies as st
 
 import analyze
 from common import claims, compare, config, plots, records, stats
-from common.claims import Part
 from common.config import LOG_COLUMNS, RESULTS_DIR
 from common.errors import UserError
 from common.page import Picture, to_bytes
-from common.stats import Estimate
 from conftest import ROOT, only_line, run_script
 
 RESULTS_COLUMNS = (
@@ -1010,84 +1007,6 @@ def test_a_message_about_a_huge_value_stays_short(small, reported):
     change(small / "notes" / "baseline" / "seed-1" / "config.json", role="x" * 100_000)
     _, _, errors = reported(small)
     assert len(errors) < 2000
-
-
-def test_losses_are_drawn_logarithmically_unless_one_is_not_above_zero():
-    names = ("student-resnet", "student-mine")
-    runs = {name: [fake.record(name, 0, **SMALL)] for name in names}
-    loss, parts = plots.curves("notes", runs).axes[:2]
-    assert (loss.get_yscale(), parts.get_yscale()) == ("log", "log")
-    runs["student-mine"][0].log["train_soft_loss"] -= 2
-    loss, parts = plots.curves("notes", runs).axes[:2]
-    assert (loss.get_yscale(), parts.get_yscale()) == ("log", "linear")
-
-
-@pytest.mark.parametrize(("epochs", "marker"), [(1, "."), (2, "")])
-def test_a_run_of_one_epoch_is_drawn_as_a_point(epochs, marker):
-    runs = {"baseline": [fake.record("baseline", 0, count=200, epochs=epochs)]}
-    loss, *_ = plots.curves("notes", runs).axes
-    assert [line.get_marker() for line in loss.lines] == [marker]
-    assert all(tick == int(tick) for tick in loss.get_xticks())  # there is no epoch 0.96
-
-
-def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(small):
-    for name in ("student-mine", "baseline-long", "teacher-resnet-mine"):
-        fake.write_run(small, name, 0, teacher_sha256="teacher-resnet-0", **SMALL)
-    comparison = compare.Comparison(records.read_all(small)[0])
-    groups = comparison.of("notes")
-    own = comparison.drawn_beside("notes")
-    assert own == {
-        "baseline-long": ["baseline"],
-        "student-mine": ["baseline", "student-resnet"],
-        "teacher-resnet-mine": ["teacher-resnet"],
-    }
-    figure = plots.own_curves(groups, own)
-    panels = iter(figure.axes)
-    for name, others in own.items():
-        loss, held_out = next(panels), next(panels)
-        assert loss.get_title(loc="left") == name
-        for axes, column in ((loss, "train_loss"), (held_out, "val_accuracy")):
-            assert len(axes.lines) == len(others) + 1
-            mean = np.mean([run.log[column] for run in groups[name]], axis=0)
-            assert axes.lines[-1].get_ydata() == pytest.approx(mean)
-    assert not any(axes.axison for axes in panels)
-
-
-def test_a_network_of_ones_own_has_a_point_against_cost_where_its_size_is_new():
-    names = ("baseline", "student-mine", "mine")
-    runs = {name: [fake.record(name, 0, count=200)] for name in names}
-    runs["mine"][0].config["multiply_adds"] += 1
-    size, _ = plots.cost("notes", runs).axes
-    labels = [line.get_label() for line in size.lines]
-    assert labels[:2] == ["baseline", "mine"] and "student-mine" not in labels
-
-
-def test_a_best_epoch_that_comes_first_is_in_the_picture():
-    """A marker far outside of its frame would leave the frames no room."""
-    run = fake.record("baseline", 0, epochs=2)
-    run.log["val_accuracy"] = run.log["test_accuracy"] = [80.0, 10.0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        to_bytes(plots.curves("notes", {"baseline": [run]}), "png")
-
-
-def test_sizes_that_there_are_stand_on_the_axes_of_cost():
-    runs = {name: [fake.record(name, 0, count=200)] for name in ("baseline", "mine", "teacher-cnn")}
-    runs["mine"][0].config["parameters"] = 25_000_000
-    size, _ = plots.cost("notes", runs).axes
-    assert [label.get_text() for label in size.get_xticklabels()] == ["0.175", "1.03", "25"]
-
-
-def test_a_value_without_an_interval_is_drawn_as_one_that_is_not_sure():
-    parts = {
-        name: ([Part("epochs", Estimate(*values))], "undecided")
-        for name, values in {"one seed": (5.0,), "five seeds": (5.0, 4.0, 6.0)}.items()
-    }
-    (axes,) = plots.claim(parts).axes
-    unsure, sure = (line for line in axes.lines if line.get_marker() == "o")
-    assert unsure.get_markerfacecolor() == "white" and sure.get_markerfacecolor() == "black"
-    bars = [bar for lines in axes.collections for bar in lines.get_segments() if len(bar)]
-    assert [np.ptp(bar[:, 0]) for bar in bars] == [2]  # and not one of no length
 
 
 def test_how_a_run_was_made_has_the_drop_where_the_rate_drops():

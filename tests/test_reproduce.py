@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 import reproduce
 from common.errors import Interrupted, StopSignals, UserError
-from conftest import ROOT
+from conftest import ROOT, quick_config
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,10 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
     process = start(project, *flags)
     runs = project / "runs-2-epochs"  # where no run of all epochs is looked for
     baseline = runs / "notes" / "baseline" / "seed-0"
+    deadline = time.monotonic() + 120
     while not (baseline / "log.csv").exists():
         assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
@@ -108,6 +112,69 @@ def test_the_plan_has_each_teacher_before_its_student():
     assert all(job.command([])[-1] == "--resume" for job in jobs)
     # where each script would put it of itself
     assert all(job.folder == job.config.folder(job.name) for job in jobs)
+
+
+class Timed:
+    """A Trainer that takes 0.1 s an image to train, 0.01 s to answer, and 60 s to begin."""
+
+    now = 0.0
+
+    def __init__(self, *_):
+        Timed.now += 60
+
+    def train_epoch(self, index, view, epoch, stop):
+        assert len(index) == len(view)
+        Timed.now += 0.1 * len(index)
+
+    def evaluate(self, images, stop):
+        Timed.now += 0.01 * len(images)
+        return torch.zeros(len(images), 10)
+
+
+def test_the_pace_is_that_of_whole_epochs_and_of_single_answers(dataset, device, monkeypatch):
+    monkeypatch.setattr(reproduce, "Trainer", Timed)
+    monkeypatch.setattr(reproduce, "time", SimpleNamespace(perf_counter=lambda: Timed.now))
+    pace = reproduce.measure_pace("small-cnn", quick_config(), dataset, device)
+    epoch = 240 * 0.1 + (20 + 60) * 0.01  # training, held-out and test images
+    assert (pace.epoch, pace.answer) == pytest.approx((epoch, 0.01))
+
+
+def test_the_plan_says_how_long_each_network_and_all_will_take(
+    tiny_data, tmp_path, monkeypatch, capsys
+):
+    """3 epochs of 60 s and of 30 s; and the teacher's answers, a second each, to the views met."""
+    paces = {"resnet": reproduce.Pace(60, 1), "small-cnn": reproduce.Pace(30, 0)}
+    trained, reported = [], []
+    monkeypatch.setattr(reproduce, "RUNS_DIR", tmp_path / "runs")
+    monkeypatch.setattr(reproduce, "measure_pace", lambda network, *_: paces[network])
+    monkeypatch.setattr(reproduce, "run_all", lambda jobs, *_: trained.extend(jobs))
+    monkeypatch.setattr("analyze.main", reported.extend)
+    words = ["--epochs", "3", "--teachers", "resnet", "--data-dir", str(tiny_data)]
+
+    def planned():
+        reproduce.main(words)
+        return capsys.readouterr().out
+
+    views = 18 * (1 - (17 / 18) ** 3)
+    student = 3 * 30 + 240 * views
+    text = planned()
+    for name, seconds in (("teacher-resnet", 180), ("baseline", 90), ("student-resnet", student)):
+        assert f"  {name} seed 0: about {seconds / 60:.0f} min\n" in text
+    assert f"about {(180 + 90 + student) / 60:.0f} min in all" in text
+    assert [job.name for job in trained] == ["teacher-resnet", "baseline", "student-resnet"]
+    runs = tmp_path / "runs-3-epochs"
+    assert reported == ["--runs", str(runs), "--out", str(runs / "report")]
+
+    baseline = runs / "notes" / "baseline" / "seed-0"
+    baseline.mkdir(parents=True)
+    (baseline / "log.csv").write_text("epoch\n1\n")
+    teacher = runs / "notes" / "teacher-resnet" / "seed-0"
+    teacher.mkdir(parents=True)
+    (teacher / "summary.json").touch()
+    text = planned()
+    assert "  baseline seed 0: about 60 s\n" in text
+    assert "  teacher-resnet seed 0: done already\n" in text
+    assert f"about {(60 + student) / 60:.0f} min in all" in text
 
 
 def test_what_is_left_of_a_run(tmp_path):
