@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,25 +186,33 @@ def signal_in_batch(number: int, signal_number: int) -> None:
 def hang(where: str, number: int) -> None:
     """Never come back from the number-th training step, or from loading the data."""
 
-    def sleep() -> None:
+    def wait() -> None:
+        arrived = signals()
         print("hanging", flush=True)
-        time.sleep(LIMIT)
+        for _ in arrived:
+            print("a signal was seen", flush=True)
 
     owner = {"step": common.train.Trainer, "load": common.data}[where]
-    at_call(owner, where, number, sleep)
+    at_call(owner, where, number, wait)
 
 
 def await_signal_in_step(number: int) -> None:
     """Make the number-th step last until a signal has arrived."""
 
     def wait() -> None:
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer)
+        arrived = signals()
         print("waiting", flush=True)
-        os.read(reader, 1)
+        next(arrived)
 
     at_call(common.train.Trainer, "step", number, wait)
+
+
+def signals() -> Iterator[int]:
+    """Each signal from now on, once its handler has run."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    return (os.read(reader, 1)[0] for _ in itertools.count())
 
 
 def change_folder(folder: str) -> None:
