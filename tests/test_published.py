@@ -36,6 +36,7 @@ def test_published_weights_give_the_stored_predictions(weights):
         logits = torch.cat([network(chunk) for chunk in images.split(500)]).numpy()
     with np.load(weights.parent / "predictions.npz") as stored:
         expected = stored["logits_best"][::5].astype(np.float32)
+    logits -= logits.min(1, keepdims=True)  # as they are published
     assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.995
     assert np.abs(logits - expected).mean() < 0.02 * expected.std()
 
@@ -156,6 +157,7 @@ def nearly_tied(logits: np.ndarray) -> np.ndarray:
     """An image's class leads the one before it by little, and loses to it where both are equal."""
     image = logits.argmax(1).argmax()  # of a class that has one before it
     winner = logits[image].argmax()
+    logits[image] = 0
     logits[image, winner - 1 : winner + 1] = 20, 20.001
     return logits
 
@@ -174,8 +176,11 @@ def test_publishing_keeps_what_a_report_reads_in_fewer_bytes(tmp_path, change, b
     assert after.log.equals(before.log) and after.weights_sha256 == before.weights_sha256
     assert (after.predicted == before.predicted).all()
     assert (after.val_logits.argmax(1) == before.val_logits.argmax(1)).all()
-    np.testing.assert_allclose(after.logits, before.logits, rtol=0, atol=bound)
-    np.testing.assert_allclose(after.val_logits, before.val_logits, rtol=0, atol=2 * bound)
+    for was, now, allowed in (
+        (before.logits, after.logits, bound), (before.val_logits, after.val_logits, 2 * bound),
+    ):  # fmt: skip
+        was = was - was.min(1, keepdims=True)  # which changes no probability
+        np.testing.assert_allclose(now, was, rtol=0, atol=allowed)
     sizes = [(each / "predictions.npz").stat().st_size for each in (folder, target)]
     assert sizes[1] < 0.5 * sizes[0]
 

@@ -1,4 +1,5 @@
 import copy
+import json
 import math
 import os
 from dataclasses import replace
@@ -164,6 +165,20 @@ def test_the_tiny_data_set_is_learned(dataset, device, tmp_path):
     checkpoint = run_fit(build("small-cnn"), hard, dataset, tmp_path / "run", device, config)
     assert [row["epoch"] for row in checkpoint["rows"]] == list(range(1, 11))
     assert checkpoint["rows"][-1]["test_accuracy"] > 90
+
+
+def test_the_epoch_is_chosen_on_held_out_images_the_first_of_equal_ones(
+    dataset, device, tmp_path, monkeypatch
+):
+    accuracies = {20: iter([50.0, 70, 70, 60]), 60: iter([90.0, 10, 20, 95])}  # held-out, test
+    monkeypatch.setattr("common.train.measure", lambda _, y: (0.1, next(accuracies[len(y)])))
+    config = quick_config(epochs=4)
+    checkpoint = run_fit(build("small-cnn"), hard, dataset, tmp_path, device, config)
+    assert checkpoint["best"]["epoch"] == load_file(tmp_path / "best.pt")["epoch"] == 2
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    chosen = {"best_epoch": 2, "val_accuracy": 70, "test_accuracy_selected": 10}
+    at_test = {"test_accuracy_last": 95, "test_accuracy_best_epoch": 95, "test_best_epoch": 4}
+    assert summary.items() >= (chosen | at_test).items()
 
 
 # ---------------------------------------------------------------- distillation
