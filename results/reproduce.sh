@@ -30,11 +30,12 @@ for part in "${@:-notes}"; do
         train 1 baseline --seed "$seed" --label-smoothing 0.1 \
           --out "$runs/baseline-smoothed/seed-$seed"
         train 1 student --seed "$seed" --teacher "$first" --out "$runs/student-resnet/seed-$seed"
+        train 1 student --seed "$seed" --teacher "$first" --loss dist \
+          --out "$runs/student-resnet-dist/seed-$seed"
       done
       train 1 baseline --epochs 100 --out "$runs/baseline-100-epochs/seed-0"
-      for loss in dist logit-standard; do
-        train 1 student --loss "$loss" --teacher "$first" --out "$runs/student-resnet-$loss/seed-0"
-      done
+      train 1 student --teacher "$first" --loss logit-standard \
+        --out "$runs/student-resnet-logit-standard/seed-0"
       in_float32=(--precision float32)
       train 2 baseline "${in_float32[@]}" --out "$runs/baseline-float32/seed-0"
       train 2 student "${in_float32[@]}" --loss dkd --teacher "$first" \

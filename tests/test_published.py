@@ -2,6 +2,10 @@
 
 import json
 import re
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
 
 import fake
 import numpy as np
@@ -11,7 +15,7 @@ import scipy.stats
 import torch
 
 from common import claims, compare, records, stats
-from common.config import RESULTS_DIR
+from common.config import RESULTS_DIR, BaselineConfig, StudentConfig, TeacherConfig, differing
 from common.data import load
 from common.errors import UserError
 from common.models import build
@@ -55,6 +59,48 @@ def test_the_command_of_a_published_run_gives_its_first_epoch_again(tmp_path):
         assert again.equals(first)
     assert again["train_loss"] == pytest.approx(first["train_loss"], rel=0.02)
     assert again["train_accuracy"] == pytest.approx(first["train_accuracy"], abs=1)
+
+
+CONFIGS = {"teacher": TeacherConfig, "baseline": BaselineConfig, "student": StudentConfig}
+# Where files are, and what is asked of the hardware; best-v1 is best with settings of its own.
+NOT_COMPARED = {"data_dir", "out", "resume", "device", "precision", "recipe", "teacher"}
+
+
+def published(path: str | Path) -> Path:
+    """Where the run is published whose own place is `path`."""
+    recipe, name, seed = Path(path).parts[-3:]
+    return RESULTS_DIR / recipe.removeprefix("runs-") / name / seed
+
+
+def test_every_published_run_is_of_a_command_in_reproduce_sh(tmp_path):
+    """By its settings and its teacher's weights. The script has a python that notes its calls."""
+    (tmp_path / "results").mkdir()
+    script = shutil.copy(RESULTS_DIR / "reproduce.sh", tmp_path / "results")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >> calls\n')
+    python.chmod(0o755)
+    subprocess.run(["bash", script, "notes", "best", "best-v1"], check=True)
+    found = set()
+    for call in (tmp_path / "calls").read_text().splitlines():
+        name, *words = call.split()
+        config = CONFIGS[name.removeprefix("train_").removesuffix(".py")].parse("", words)
+        teachers = [published(path) for path in getattr(config, "teacher", [])]
+        if teachers:
+            arch = teachers[0].parent.name.removeprefix("teacher-")
+            name = config.name(arch if len(teachers) == 1 else "ensemble")
+        else:
+            name = f"teacher-{config.arch}" if hasattr(config, "arch") else "baseline"
+        folder = published(config.folder(name))
+        if folder.exists():  # else it is still to run
+            found.add(folder)
+            recorded = json.loads((folder / "config.json").read_text())
+            known = {key: recorded.get(key) for key in asdict(config)}
+            assert differing(asdict(config), known, NOT_COMPARED) == [], folder
+            summaries = [json.loads((t / "summary.json").read_text()) for t in teachers]
+            digests = "+".join(each["weights_sha256"] for each in summaries)
+            assert recorded.get("teacher_sha256", "") == digests, folder
+    assert found == {path.parent for path in RESULTS_DIR.glob("*/*/*/config.json")}
 
 
 def test_what_the_readme_says_by_hand_is_what_the_runs_say(monkeypatch):
