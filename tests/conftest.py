@@ -26,9 +26,10 @@ from common.device import choose_device
 torch.set_num_threads(1)
 # A shell that starts pytest in the background has it and its children ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# The project's folder may be read-only: nothing is kept from one run of the tests to the next.
-settings.register_profile("no database", database=None)
-settings.load_profile("no database")
+# The project's folder may be read-only: nothing is kept from one run of the tests to the next. No
+# deadline: a busy machine is slow at times.
+settings.register_profile("ours", database=None, deadline=None)
+settings.load_profile("ours")
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = ROOT / "tests" / "child.py"
 

@@ -245,7 +245,8 @@ def test_c1_counts_epochs_to_the_level_that_both_reach():
     for base, student in trio.pairs():
         base.log["val_accuracy"] = [70, 80, 85, 88, 89, 90, 90, 90, 90, 90.0]
         student.log["val_accuracy"] = [70, 85, 90, 91, 91, 91, 91, 91, 91, 91.0]
-    epochs, area = (part.estimate.value for part in claims.faster(trio))
+    (epochs, *_, p, _), (area, *_) = (part.estimate for part in claims.faster(trio))
+    assert p < 1  # two seeds that agree: the spread is that of whole epochs
     assert epochs == 3 and area == pytest.approx((5 + 5 + 3 + 2 + 5) / 10)
     swapped = claims.Trio("notes", 2, trio.teachers, trio.students, trio.baselines)
     assert claims.faster(swapped)[0].estimate.value == -3
@@ -264,19 +265,6 @@ def test_c2_compares_swings_of_the_changes():
                      (student, base)]  # fmt: skip
             logs.append(np.log(swings[0] / means[0] * means[1] / swings[1]))
         assert value == pytest.approx(np.mean(logs), abs=0.006 if "hard" in column else None)
-
-
-def test_c6_compares_coefficients_of_variation():
-    trio = fake.trio(3)
-    values = []
-    for base, student in trio.pairs():
-        rates = [
-            [np.mean(~run.right[run.labels == label]) for label in range(10)]
-            for run in (student, base)
-        ]
-        values.append(np.subtract(*scipy.stats.variation(rates, axis=1)))
-    (part,) = claims.more_even(trio)
-    assert part.estimate.value == pytest.approx(np.mean(values))
 
 
 def test_c4_correlates_the_mean_errors_of_all_teachers_and_all_baselines():
@@ -399,7 +387,3 @@ def test_verdicts_are_adjusted_for_the_number_of_claims(monkeypatch):
     found = {each.claim: (each.p, each.word) for each in judge(None)}
     assert [found[k][0] for k in "ABCD"] == pytest.approx([0.06, 0.04, 0.2, 0.06])
     assert [found[k][1] for k in "ABCDE"] == ["undecided", "supported"] + ["undecided"] * 3
-
-
-def test_all_eight_claims_are_judged_in_order():
-    assert [each.claim for each in judge(fake.trio(2))] == [f"C{k}" for k in range(1, 9)]

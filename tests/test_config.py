@@ -133,7 +133,7 @@ configs = st.one_of(
 
 
 @given(config=configs)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_valid_configuration_survives_the_command_line_and_json(config):
     kind = type(config)
     assert kind.parse("", words_of(config)) == config
@@ -141,7 +141,7 @@ def test_every_valid_configuration_survives_the_command_line_and_json(config):
 
 
 @given(config=configs.filter(lambda config: isinstance(config, BaselineConfig)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_baseline_and_student_differ_in_the_loss_alone(config):
     baseline = dataclasses.asdict(config)
     student = dataclasses.asdict(StudentConfig.parse("", words_of(config)))
@@ -263,7 +263,7 @@ texts = st.text().filter(lambda text: not text.startswith("-h"))  # which asks f
 
 
 @given(st.lists(texts | st.sampled_from([*BAD, "--", "-", "--no-flip", "1", "kd"])))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_command_line_is_understood_or_refused_in_one_line(words):
     try:
         StudentConfig.parse("", words)

@@ -1,12 +1,11 @@
 import gzip
 import shutil
-import threading
 
 import numpy as np
 import pytest
 
 import common.data
-from common.data import CLASSES, SYSTEM_DIR, load, split
+from common.data import CLASSES, load, split
 from common.errors import UserError
 from conftest import make_tiny, write_idx
 
@@ -93,25 +92,6 @@ def test_search_order(tiny_data, nowhere):
     assert load(tiny_data).source == tiny_data
 
 
-def test_two_first_starts_end_with_one_good_copy(tiny_data, nowhere, monkeypatch):
-    fetched = []
-
-    def source(scratch):
-        fetched.append(scratch)
-        return shutil.copytree(tiny_data, scratch / "raw")
-
-    monkeypatch.setattr(common.data, "_from_debian", source)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(load().source)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [nowhere / "data" / "fashion-mnist"] * 4 and len(fetched) == 1
-    kept = {p.name for p in (nowhere / "data" / "fashion-mnist").iterdir()}
-    assert kept == {f"{name}.gz" for name in NAMES}
-
-
 def test_a_damaged_download_is_not_kept(tiny_data, nowhere, monkeypatch):
     def source(scratch):
         raw = shutil.copytree(tiny_data, scratch / "raw")
@@ -150,4 +130,3 @@ def test_the_real_data_set():
     train, held_out = split(arrays.train_labels)
     assert len(train) == 55_000 and len(held_out) == 5_000
     assert np.bincount(arrays.train_labels[held_out]).tolist() == [500] * 10
-    assert str(SYSTEM_DIR).startswith("/usr/share")

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.claims import NOTES
 from common.models import (
     MEAN,
     NETWORKS,
@@ -33,8 +34,9 @@ def test_sizes(name):
 
 
 def test_sizes_are_those_of_the_notes():
-    assert abs(BUDGETS["resnet"][0] / 1_351_100 - 1) < 0.005
-    assert abs(BUDGETS["small-cnn"][0] / 175_000 - 1) < 0.005
+    for arch, name in (("resnet", "teacher-resnet"), ("small-cnn", "baseline")):
+        _, parameters = NOTES[name]
+        assert count_parameters(build(arch)) == pytest.approx(parameters, rel=0.005)
 
 
 def test_multiply_adds_by_hand():

@@ -9,11 +9,10 @@ import subprocess
 
 import fake
 import pytest
-from matplotlib.figure import Figure
 
 import analyze
 from common import page
-from common.page import Heading, Picture, Table, Text, to_bytes, to_html, to_markdown
+from common.page import Heading, Picture, Table, Text, to_html, to_markdown
 
 WIDTHS = (360, 800, 1400)
 VOID = {"meta", "link", "img"}
@@ -141,16 +140,6 @@ def test_markdown_tables_keep_their_columns():
     text = to_markdown("T", [Table("c", ["a|b", "c"], [["1|2", "3"]])], "figures")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3, 3]
-
-
-def test_the_same_figure_is_the_same_bytes():
-    def figure() -> Figure:
-        figure = Figure(layout="constrained")
-        figure.subplots().plot([1, 2], label="a")
-        return figure
-
-    for kind in ("png", "svg"):
-        assert to_bytes(figure(), kind) == to_bytes(figure(), kind)
 
 
 def luminance(colour: str) -> float:

@@ -167,7 +167,7 @@ log_rows = st.lists(
 
 
 @given(rows=log_rows)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_log_gives_back_every_number_to_the_last_bit(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("run")
     with open_run(folder, config(), FACTS) as run:
@@ -319,7 +319,7 @@ def folders(tmp_path_factory):
 
 
 @given(name=st.sampled_from(["config.json", "log.csv", "summary.json"]), content=st.binary())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_random_bytes_are_a_line_or_made_again(folders, name, content):
     for folder in folders:
         before = contents(folder)
