@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -60,7 +61,9 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
     assert process.returncode == 143 and "Traceback" not in err, out + err
     assert "3 networks, recipe notes, 2 epochs each" in out and "in all" in out
 
-    shutil.copytree(baseline, runs / "notes" / "given-up" / "seed-0")  # that nobody asks for now
+    given_up = runs / "notes" / "given-up" / "seed-0"  # that nobody asks for now
+    shutil.copytree(baseline, given_up)
+    (given_up / "summary.json").unlink(missing_ok=True)  # on a busy machine it may be finished
     process = start(project, *flags)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
@@ -87,6 +90,14 @@ def test_a_signal_to_it_alone_ends_the_scripts():
     assert child.returncode == -signal.SIGTERM
 
 
+def test_a_script_that_a_terminals_ctrl_c_reached_too_is_left_to_end_by_itself():
+    with StopSignals() as stop, subprocess.Popen(["sleep", "0.3"]) as child:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted):
+            reproduce.wait_for_one([child], stop, "")
+    assert child.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("command", "why", "code"),
     [("exit 2", "its own message says why in a file", 2), ("kill -9 $$", "signal 9 ended it", 1)],
@@ -109,9 +120,60 @@ def test_the_plan_has_each_teacher_before_its_student():
     ] * 2  # fmt: skip
     for student in (3, 4, 8, 9):
         assert jobs[student].teacher is jobs[student - 3]  # its own seed's, of its own kind
-    assert all(job.command([])[-1] == "--resume" for job in jobs)
-    # where each script would put it of itself
-    assert all(job.folder == job.config.folder(job.name) for job in jobs)
+
+
+@pytest.mark.parametrize("shared", [[], ["--epochs", "3", "--data-dir", "data"]])
+def test_a_command_asks_its_script_for_what_was_planned(tmp_path, shared):
+    for job in reproduce.plan(tmp_path / "runs", shared, [0, 7], ["resnet", "cnn"]):
+        _, script, *words = job.command(shared)
+        assert Path(script).name == f"train_{job.role}.py"
+        folder = tmp_path / "runs" / "notes" / job.name / f"seed-{job.config.seed}"
+        expected = replace(job.config, out=str(folder), resume=True)
+        if job.role == "student":
+            teacher = folder.parent.with_name(f"teacher-{job.name.removeprefix('student-')}")
+            best = teacher / folder.name / "best.pt"
+            expected = replace(expected, teacher=[str(best)])
+        assert type(expected).parse("", words) == expected
+
+
+class Child:
+    """A script that ends when `wait_for_one` is asked for the third time."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def poll(self):
+        return 0 if self.asked > 2 else None
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_so_many_are_trained_at_once_and_a_student_after_its_teacher(
+    tmp_path, monkeypatch, at_once
+):
+    jobs = reproduce.plan(tmp_path, [], [0, 1], ["resnet", "cnn"])
+    started, ended, most = {}, [], 0
+
+    def start(command, output, threads):
+        job = next(job for job in jobs if job.command([]) == command)
+        assert job not in started.values() and (output == job.output) == (at_once > 1)
+        assert output is None or at_once > 1
+        assert job.teacher is None or job.teacher in ended
+        child = Child()
+        started[child] = job
+        return child
+
+    def wait(children, stop, where):
+        nonlocal most
+        most = max(most, len(children))
+        while not any(child.poll() == 0 for child in children):
+            for child in children:
+                child.asked += 1
+        ended.extend(started[child] for child in children if child.poll() == 0)
+
+    monkeypatch.setattr(reproduce, "start", start)
+    monkeypatch.setattr(reproduce, "wait_for_one", wait)
+    reproduce.run_all(jobs, [], at_once)
+    assert most == at_once and len(ended) == len(started) == 10
 
 
 class Timed:
@@ -147,21 +209,25 @@ def test_the_plan_says_how_long_each_network_and_all_will_take(
     trained, reported = [], []
     monkeypatch.setattr(reproduce, "RUNS_DIR", tmp_path / "runs")
     monkeypatch.setattr(reproduce, "measure_pace", lambda network, *_: paces[network])
-    monkeypatch.setattr(reproduce, "run_all", lambda jobs, *_: trained.extend(jobs))
+    monkeypatch.setattr(
+        reproduce, "run_all", lambda jobs, shared, _: trained.extend([shared, *jobs])
+    )
     monkeypatch.setattr("analyze.main", reported.extend)
-    words = ["--epochs", "3", "--teachers", "resnet", "--data-dir", str(tiny_data)]
+    words = ["--teachers", "resnet", "--device", "cpu", "--data-dir", str(tiny_data)]
 
-    def planned():
-        reproduce.main(words)
+    def planned(*more):
+        reproduce.main([*words, *more])
         return capsys.readouterr().out
 
     views = 18 * (1 - (17 / 18) ** 3)
     student = 3 * 30 + 240 * views
-    text = planned()
+    text = planned("--epochs", "3")
     for name, seconds in (("teacher-resnet", 180), ("baseline", 90), ("student-resnet", student)):
         assert f"  {name} seed 0: about {seconds / 60:.0f} min\n" in text
     assert f"about {(180 + 90 + student) / 60:.0f} min in all" in text
-    assert [job.name for job in trained] == ["teacher-resnet", "baseline", "student-resnet"]
+    shared, *jobs = trained
+    assert [job.name for job in jobs] == ["teacher-resnet", "baseline", "student-resnet"]
+    assert shared == ["--recipe", "notes", "--device", "cpu", "--epochs", "3", *words[-2:]]
     runs = tmp_path / "runs-3-epochs"
     assert reported == ["--runs", str(runs), "--out", str(runs / "report")]
 
@@ -171,20 +237,19 @@ def test_the_plan_says_how_long_each_network_and_all_will_take(
     teacher = runs / "notes" / "teacher-resnet" / "seed-0"
     teacher.mkdir(parents=True)
     (teacher / "summary.json").touch()
-    text = planned()
+    text = planned("--epochs", "3")
     assert "  baseline seed 0: about 60 s\n" in text
     assert "  teacher-resnet seed 0: done already\n" in text
     assert f"about {(60 + student) / 60:.0f} min in all" in text
 
-
-def test_what_is_left_of_a_run(tmp_path):
-    job = reproduce.plan(tmp_path, ["--epochs", "3"], [0], ["resnet"])[0]
-    assert job.epochs_left == 3
-    job.folder.mkdir(parents=True)
-    (job.folder / "log.csv").write_text("epoch,lr\n1,0.1\n")
-    assert job.epochs_left == 2
-    (job.folder / "summary.json").touch()
-    assert job.epochs_left == 0  # "done already"
+    reported.clear()
+    planned()  # of all epochs: the report has its usual place
+    assert reported == ["--runs", str(tmp_path / "runs")]
+    trained.clear()
+    (baseline / "config.json").write_text(json.dumps(asdict(jobs[1].config) | {"lr": 0.5}))
+    with pytest.raises(UserError, match=r"with other settings; lr: 0\.5 -> 0\.08;"):
+        planned("--epochs", "3")
+    assert trained == []
 
 
 def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):

@@ -262,6 +262,26 @@ def test_every_setting_but_places_is_one_that_a_resumed_run_keeps(tmp_path, caps
             Run(tmp_path, changed, FACTS)
 
 
+def test_what_is_new_at_each_resume_is_recorded_once(tmp_path, capsys):
+    begun(tmp_path)
+    changes = []
+    for epoch, threads in ((2, 2), (3, 2), (4, 4)):
+        with open_run(tmp_path, config(resume=True), FACTS | {"threads": threads}) as run:
+            run.save_checkpoint(checkpoint_of(run, epoch))
+        changes.append(run.settings["resumed_with"])
+    first, second = {"after_epoch": 1, "threads": 2}, {"after_epoch": 3, "threads": 4}
+    assert changes == [[first], [first], [first, second]]
+    assert capsys.readouterr().err.count("threads: ") == 2
+
+
+def test_a_file_that_is_no_checkpoint_of_a_run_is_named(tmp_path):
+    begun(tmp_path, 2)
+    for name in ("last.pt", "previous.pt"):
+        save(tmp_path / name, {"epoch": 1})
+    with pytest.raises(UserError, match="can be loaded; .*it is not a checkpoint of a run"):
+        open_with(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("damage", [None, b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"{}"])
 def test_config_json_is_made_again_from_the_checkpoint(tmp_path, damage):
     path = begun(tmp_path) / "config.json"
@@ -439,7 +459,12 @@ def test_the_default_teacher_is_ones_own_of_the_seed_else_a_published_one(places
     put(places / "results" / "notes" / "teacher-resnet" / "seed-10")
     put(places / "results" / "best" / "teacher-resnet" / "seed-3")
     put(places / "runs" / "notes" / "teacher-cnn" / "seed-3")
+    bare = places / "results" / "notes" / "teacher-resnet" / "seed-3"
+    bare.mkdir()
+    (bare / "summary.json").touch()  # published without its weights
     assert find_teachers(student) == [lowest]
+    (bare / "summary.json").unlink()
+    bare.rmdir()
     same_seed = put(places / "results" / "notes" / "teacher-resnet" / "seed-3")
     assert find_teachers(student) == [same_seed]
     own = put(places / "runs" / "notes" / "teacher-resnet" / "seed-3", complete=False)
