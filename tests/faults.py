@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import child  # puts the project on the path
 import torch
@@ -81,26 +81,29 @@ def kill_at_rename(
     at_call(os, "replace", number, lambda: os.kill(os.getpid(), signal_number), after, when)
 
 
-class HalfWritten:
-    """A file that takes half of what is first written to it, and then does `action`."""
+class Wrapped:
+    """A file, for a fault to have something of it otherwise."""
 
-    def __init__(self, file: Any, action: Callable[[], None]):
-        self.file, self.action = file, action
-
-    def write(self, content: Any) -> int:
-        self.file.write(memoryview(content)[: len(content) // 2])
-        self.file.flush()
-        self.action()
-        return len(content)
+    def __init__(self, file: Any):
+        self.file = file
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)
 
-    def __enter__(self) -> "HalfWritten":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+
+class HalfWritten(Wrapped):
+    """It takes half of what is written to it, and then the process dies."""
+
+    def write(self, content: Any) -> NoReturn:
+        self.file.write(memoryview(content)[: len(content) // 2])
+        self.file.flush()
+        die()
 
 
 def at_write(name: str, number: int, change: Callable[[Any], Any]) -> None:
@@ -116,7 +119,7 @@ def at_write(name: str, number: int, change: Callable[[Any], Any]) -> None:
 
 
 def kill_in_write(name: str, number: int) -> None:
-    at_write(name, number, lambda file: HalfWritten(file, die))
+    at_write(name, number, HalfWritten)
 
 
 def kill_at_file_operation(number: int) -> None:
@@ -157,10 +160,7 @@ def fill_disk(name: str, number: int, folder: str, left: int) -> None:
 def limit_file_size(name: str, number: int, limit: int) -> None:
     """Allow files no more than `limit` bytes while `name` is written the number-th time."""
 
-    class Limited(HalfWritten):
-        def write(self, content: Any) -> int:
-            return self.file.write(content)
-
+    class Limited(Wrapped):
         def __exit__(self, *_: object) -> None:
             try:
                 self.file.close()
@@ -171,7 +171,7 @@ def limit_file_size(name: str, number: int, limit: int) -> None:
 
     def change(file: Any) -> Any:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        return Limited(file, die)
+        return Limited(file)
 
     at_write(name, number, change)
 
