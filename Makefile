@@ -9,7 +9,7 @@ PY := .venv/bin/python
 
 .PHONY: help setup reproduce test clean
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{ printf "%-12s%s\n", $$1, $$2 }'
 	@echo
 	@echo 'make reproduce RECIPE=notes|best EPOCHS=N SEEDS="0 1 2" TEACHERS="resnet cnn" JOBS=N'
 

@@ -46,8 +46,8 @@ TITLE = "Distillation on Fashion-MNIST"
 DASH = "–"  # where there is nothing to show
 ONE_SEED = " †"
 ONE_SEED_EXPLAINED = (
-    "† one seed, on the baseline of that seed: its interval is over the test images alone and says "
-    "nothing of other seeds."
+    "† one seed of each of the two: the interval is over the test images alone and says nothing of "
+    "other seeds."
 )
 README_MARKS = {  # around what --readme writes
     part: (f"<!-- {part}, written by analyze.py -->", f"<!-- end of {part} -->")
@@ -188,27 +188,30 @@ def headline(trio: Trio) -> str:
         effect = f"loses {-delta.value:.2f}"
     else:
         effect = f"makes no difference that these seeds could tell: {delta.value:+.2f}"
+    share = gap_recovered(trio)
+    told = share and gained and not np.isnan(share.low)
     sentence = (
         f"Experiment {trio.experiment}, recipe {trio.recipe}: distillation {effect} "
         f"points of test accuracy (95 % interval {delta.low:+.2f} to {delta.high:+.2f}, {seeds}): "
         f"student {student:.2f} %, baseline {baseline:.2f} %, the student's "
         f"teacher{'s' * (len(taught) > 1)}{origin} {teacher:.2f} %"
     )
-    share = gap_recovered(trio)
-    if not share:
-        return f"{sentence}; the teacher is no better than the baseline."
-    if not gained or np.isnan(share.low):
-        return f"{sentence}."
-    return f"{sentence}; that is {share_in_words(share, trio)}."
+    if told:
+        return f"{sentence}; that is {share_in_words(share, trio)}."
+    sentence += whose_teacher_is_here(trio)
+    return sentence + ("." if share else "; the teacher is no better than the baseline.")
+
+
+def whose_teacher_is_here(trio: Trio) -> str:
+    """Of how many seeds it is what needs the teacher, where that is not of all."""
+    known, count = len(trio.threes()), len(trio.students)
+    return f" in the {known} of {count} seeds whose teacher is here" if known < count else ""
 
 
 def share_in_words(share: Estimate, trio: Trio) -> str:
-    words = f"{100 * share.value:.0f} % of the gap to the teacher"
-    taught, count = len(trio.threes()), len(trio.students)
-    if taught < count:
-        words += f" in the {taught} of {count} seeds whose teacher is here"
+    words = f"{100 * share.value:.0f} % of the gap to the teacher{whose_teacher_is_here(trio)}"
     bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f} %{mark(share)}"
-    if len(trio.taught()) < count:
+    if len(trio.taught()) < len(trio.students):
         bounds += ", given these teachers"
     return f"{words} (interval {'without bounds' if np.isnan(share.low) else bounds})"
 
@@ -532,7 +535,7 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         (False, False, True): "gained, unlike the teacher",
     }
     yield Table(
-        "Test images by who is right, all seeds",
+        "Test images by who is right, all seeds whose teacher is here",
         ["teacher", "baseline", "student", "share", "so with another baseline for student", ""],
         [
             [
@@ -779,7 +782,9 @@ def write_readme(path: Path, text: str, comparison: Comparison) -> None:
     for trio in comparison.main_experiments():
         pictured[trio.recipe] = trio.groups()
     picture.write_bytes(to_bytes(plots.headline(pictured), "svg"))
-    path.write_text(text, encoding="utf-8")
+    scratch = path.with_name(f".{path.name}.tmp")  # it holds more than what is written here
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
 
 
 if __name__ == "__main__":

@@ -131,10 +131,11 @@ def refuse_another_run(job: Job) -> None:
         now["teacher_sha256"] = trained.get("weights_sha256", "not trained yet")
     before = {key: before.get(key) for key in now}  # it records more than settings
     if what := differing(before, now, FREE | WARNED | {"precision"}):
+        what_to_do = "move that folder away"
+        if "teacher_sha256" not in what:  # else it is to be of a teacher that comes with this plan
+            what_to_do += f", or give train_{job.role}.py its settings with --overwrite"
         raise UserError(
-            f"{job.folder} holds a run with other settings",
-            changes(before, now, what),
-            f"move that folder away, or give train_{job.role}.py its settings with --overwrite",
+            f"{job.folder} holds a run with other settings", changes(before, now, what), what_to_do
         )
 
 
@@ -241,6 +242,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     del data
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # for the scripts
     run_all(jobs, shared, args.jobs)
     print(flush=True)
     import analyze  # here: the plan does not wait for matplotlib

@@ -35,8 +35,10 @@ try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 finally:
     import torch
-    peak = (torch.cuda.max_memory_allocated() if torch.cuda.is_available()
-            else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak *= 1 if sys.platform == "darwin" else 1024
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
     print("peak", peak)
 """
 

@@ -52,8 +52,8 @@ def timed(work: Callable[[], object], device: Device) -> float:
 
 
 def synchronise(device: Device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
 
 
 class Bench:

@@ -282,8 +282,13 @@ class Comparison:
                 taught = groups.get(f"student-{arch}", [])
                 if role == "teacher" and taught and all(map(self.teacher_of, taught)):
                     continue  # by teachers of whatever recipe
-                teacher = f" --teacher runs/{recipe}/teacher-cnn/seed-0" if arch == "cnn" else ""
-                option = f" --arch {arch}" if role == "teacher" else teacher
+                # Of the first seed of a run that it is to be compared with; a teacher to be named.
+                like = groups.get(f"teacher-{arch}") or next(iter(groups.values()))
+                option = f" --seed {like[0].seed}" * (like[0].seed > 0)
+                if arch and role == "teacher":
+                    option += f" --arch {arch}"
+                elif arch == "cnn":
+                    option += f" --teacher {like[0].folder}"
                 problems.append(
                     f"{name} of recipe {recipe} is missing; "
                     f"python train_{role}.py --recipe {recipe}{option} makes it"

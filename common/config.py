@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -331,4 +332,4 @@ class Parser(argparse.ArgumentParser):
             word = (message.removeprefix("unrecognized arguments:").split() or ["''"])[0]
             options = [o for action in self._actions for o in action.option_strings]
             message = f"unknown argument {word}{_nearest(word.split('=')[0], options)}"
-        raise UserError("bad command line", message, f"see `python {self.prog} --help`")
+        raise UserError("bad command line", message, f"see `python {sys.argv[0]} --help`")

@@ -121,7 +121,9 @@ def read_all(root: Path) -> tuple[list[Record], list[str]]:
     for record in sorted(found, key=lambda r: not r.complete):
         twin = records.setdefault((record.recipe, record.name, record.seed), record)
         if twin is not record:
-            problems.append(f"{record.folder}: left out, the same run is in {twin.folder}")
+            problems.append(
+                f"{record.folder}: left out, {twin.folder} has its recipe, network and seed"
+            )
         elif not record.complete:
             problems.append(
                 f"{record.folder} is unfinished: epoch {len(record.log)} of "

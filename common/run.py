@@ -6,6 +6,7 @@ renamed. The checkpoint is the truth; config.json, log.csv and best.pt are rewri
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -102,6 +103,9 @@ def _sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts cannot
+                raise
         finally:
             os.close(descriptor)
 
@@ -259,6 +263,8 @@ class Run:
         """
         self.folder = folder
         self.settings = asdict(config) | facts
+        if config.out is not None:
+            self.settings["out"] = in_project(Path(config.out))
         self.checkpoint: dict[str, Any] | None = None
         self._last_is_damaged = False
         self._lock = FileLock(self.folder / ".lock")
@@ -487,12 +493,21 @@ def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Ru
     try:
         if in_group:
             found = [run.complete, run.checkpoint]
+            everyone = [{}] * distributed.get_world_size()
             try:
                 distributed.broadcast_object_list(found)
+                distributed.all_gather_object(everyone, asdict(config) | facts)
             except RuntimeError:  # the first process has refused, and has said why
                 sys.exit(1)
             if follows:
                 run.complete, run.checkpoint = found
+            for other in everyone:  # a node may have other files
+                if what := differing(everyone[0], other, FREE | WARNED):
+                    raise UserError(
+                        "the processes are not of one run",
+                        changes(everyone[0], other, what),
+                        "give all of them one command, with the same --teacher, data and precision",
+                    )
         yield run
         if in_group:
             with together():

@@ -26,7 +26,8 @@ from common.run import Run
 
 DIVERGED = "try a lower --lr, a --warmup, or --precision float32"  # what to do then
 # f(logits (N, 10) float32, batch) -> its loss. A GPU records it once, with the values that Python's
-# variables have then: what changes from step to step is to be a tensor, changed in place.
+# variables have then: what changes from step to step is to be a buffer of the network, changed in
+# place, which the warm-up before the recording and a resume give back as it was.
 Objective = Callable[[Tensor, Batch], Loss]
 
 

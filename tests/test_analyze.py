@@ -296,6 +296,15 @@ def test_a_temperature_is_fitted_on_held_out_images_and_judged_on_test_images():
         assert words == f"{before:.{digits}f} → {after:.{digits}f}"
 
 
+def test_the_headline_tells_of_how_many_seeds_the_teachers_accuracy_is():
+    trio = fake.trio(4)
+    trio.students[2].config["teacher_sha256"] = "elsewhere"
+    accuracy = np.mean([100 * trio.teachers[seed].right.mean() for seed in (0, 1, 3)])
+    words = f"teachers {accuracy:.2f} % in the 3 of 4 seeds whose teacher is here"
+    assert words in analyze.headline(trio)
+    assert " whose teacher is here" not in analyze.headline(fake.trio(4))
+
+
 def test_a_copied_run_is_no_further_seed(small, reported):
     folder = small / "notes" / "baseline"
     shutil.copytree(folder / "seed-0", folder / "seed-7")
@@ -816,13 +825,17 @@ def test_a_finished_run_counts_where_an_unfinished_one_is_like_it(small, reporte
     (twin / "summary.json").unlink()
     code, table, errors = reported(small)
     assert code == 1 and left_out(table) == set()
-    assert f"{twin}: left out, the same run is in {small / 'notes'}" in errors
+    assert f"{twin}: left out, {small / 'notes' / 'baseline' / 'seed-1'} has its recipe" in errors
 
 
 def test_a_run_that_is_there_twice_counts_once(small, reported):
     shutil.copytree(small / "notes", small / "copy" / "notes")
     code, table, errors = reported(small)
-    assert code == 1 and left_out(table) == set() and errors.count("the same run is in") == 6
+    assert (
+        code == 1
+        and left_out(table) == set()
+        and errors.count(" has its recipe, network and seed") == 6
+    )
 
 
 @pytest.mark.parametrize("name", ["baseline", "teacher-resnet"])  # as the first of all, too
@@ -1268,10 +1281,11 @@ def test_the_shortest_and_the_flawless_runs_can_be_drawn(tmp_path, capsys):
 
 
 def test_only_a_teacher_is_a_report_too(tmp_path, capsys):
-    fake.write_run(tmp_path / "runs", "teacher-cnn", 0, **SMALL)
+    fake.write_run(tmp_path / "runs", "teacher-cnn", 3, **SMALL)
     out = tmp_path / "out"
     assert analyze.main(["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 1
     assert (out / "claims.csv").read_text() == CLAIMS_COLUMNS + "\n"
-    command = "train_student.py --recipe notes --teacher runs/notes/teacher-cnn/seed-0"
+    teacher = tmp_path / "runs" / "notes" / "teacher-cnn" / "seed-3"
+    command = f"train_student.py --recipe notes --seed 3 --teacher {teacher}"
     words = f"student-cnn of recipe notes is missing; python {command} makes it"
     assert words in capsys.readouterr().err

@@ -13,19 +13,22 @@ import torch
 
 from common.config import RESULTS_DIR
 from common.run import load
-from conftest import CHILD, ROOT, Child, Server
+from conftest import CHILD, ROOT, Child, Server, only_line
 
 # 33 images a batch: parts of 17 and 16, and a last batch of 9.
 QUICK = ("--epochs", "2", "--batch-size", "33", "--precision", "float32", "--lr", "0.02")
 
 
-def run_two(server: Server, *words: object, faults: tuple = ((), ())) -> list[Child]:
-    """A script in two processes that share its work, each with faults of its own."""
+def run_two(
+    server: Server, *words: object, own: tuple = ((), ()), faults: tuple = ((), ())
+) -> list[Child]:
+    """A script in two processes that share its work, each with words and faults of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = [
-        server.start(*words, faults=[["join", rank, 2, port], *faults[rank]]) for rank in (0, 1)
+        server.start(*words, *own[rank], faults=[["join", rank, 2, port], *faults[rank]])
+        for rank in (0, 1)
     ]
     return [child.wait() for child in children]
 
@@ -76,6 +79,16 @@ def test_a_mistake_in_the_loss_is_not_taken_for_a_lost_process(server, tmp_path)
     for child in run_two(server, *words, faults=(broken, broken)):
         assert child.code == 1 and "another process" not in child.err
         assert "The size of tensor a (7) must match the size of tensor b (10)" in child.err
+
+
+def test_two_nodes_with_different_teachers_train_no_student(server, tmp_path):
+    recipes = ("notes", "best")
+    own = [("--teacher", RESULTS_DIR / each / "teacher-resnet" / "seed-0") for each in recipes]
+    words = ("train_student.py", *QUICK, "--cutout", "2", "--out", tmp_path)
+    for child in run_two(server, *words, own=own):
+        assert child.code == 2
+        assert "the processes are not of one run; teacher_sha256: " in only_line(child)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_process_that_dies_when_all_is_done_is_named_as_such(server, tmp_path):

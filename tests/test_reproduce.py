@@ -266,10 +266,12 @@ def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):
     write(baseline)
     reproduce.refuse_another_run(baseline)
     write(baseline, lr=0.5)
-    with pytest.raises(UserError, match=r"baseline.*with other settings; lr: 0.5 -> 0.08;"):
+    words = r"baseline.*with other settings; lr: 0.5 -> 0.08; move .* away, or .*--overwrite"
+    with pytest.raises(UserError, match=words):
         reproduce.refuse_another_run(baseline)
     write(student, teacher_sha256="1f", teacher="old")
-    with pytest.raises(UserError, match="teacher_sha256: 1f -> not trained yet, teacher: old -> "):
+    words = "teacher_sha256: 1f -> not trained yet, teacher: old -> .*; move that folder away$"
+    with pytest.raises(UserError, match=words):
         reproduce.refuse_another_run(student)
     write(teacher)
     (teacher.folder / "summary.json").write_text('{"weights_sha256": "1f"}')

@@ -1,11 +1,13 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
 import json
 import os
 import shlex
 import socket
+import stat
 import sys
 import threading
 
@@ -548,6 +550,30 @@ def test_the_facts_of_a_run_can_be_written_and_read_again(tmp_path):
         run.save_config()
         save(tmp_path / "file.pt", run.settings)
         assert load(tmp_path / "file.pt") == json.loads((tmp_path / "config.json").read_text())
+
+
+def test_a_run_folder_in_the_project_is_recorded_from_there(tmp_path):
+    for out, recorded in ((RUNS_DIR / "mine", "runs/mine"), (tmp_path, str(tmp_path.resolve()))):
+        run = Run(tmp_path / "run", config(out=out), FACTS)
+        assert run.settings["out"] == recorded
+        run.close()
+
+
+def test_a_folder_that_cannot_be_synced_loses_nothing(tmp_path, monkeypatch):
+    """Some network mounts refuse it; any other failure is one."""
+    refused, fsync = [errno.EINVAL], os.fsync
+
+    def of_files_alone(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(refused[0], "refused")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    write_atomically(tmp_path / "file", b"new")
+    assert contents(tmp_path) == {"file": b"new"}
+    refused[0] = errno.EIO
+    with pytest.raises(UserError, match="cannot write"):
+        write_atomically(tmp_path / "file", b"newer")
 
 
 def test_a_path_in_the_project_is_recorded_from_its_folder(tmp_path):
