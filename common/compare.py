@@ -282,7 +282,7 @@ class Comparison:
                 taught = groups.get(f"student-{arch}", [])
                 if role == "teacher" and taught and all(map(self.teacher_of, taught)):
                     continue  # by teachers of whatever recipe
-                # Of the first seed of a run that it is to be compared with; a teacher to be named.
+                # On a seed that is there: of the teacher that is to be named, else of any network.
                 like = groups.get(f"teacher-{arch}") or next(iter(groups.values()))
                 option = f" --seed {like[0].seed}" * (like[0].seed > 0)
                 if arch and role == "teacher":
