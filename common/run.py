@@ -243,10 +243,11 @@ def read_teacher(path: Path) -> Teacher:
                 raise ValueError(f"its {key} is not finite")
         network.load_state_dict(weights)
     except (OSError, ValueError) as error:
+        absent = isinstance(error, FileNotFoundError)
         raise UserError(
             f"cannot use {path} as the teacher",
-            str(error),
-            "name the best.pt of a run of train_teacher.py with --teacher",
+            "there is no such file" if absent else str(error),
+            "name the folder of a run of train_teacher.py, or its best.pt, with --teacher",
         ) from error
     return Teacher(path, arch, network, digest)
 

@@ -95,7 +95,14 @@ class Trainer:
         self._graphs: dict[int, Callable[[Batch], None]] = {}
 
     def load_state(self, checkpoint: dict[str, Any]) -> None:
-        self.network.load_state_dict(checkpoint["network"])
+        try:
+            self.network.load_state_dict(checkpoint["network"])
+        except RuntimeError as error:
+            raise UserError(
+                "cannot go on with this run",
+                str(error),
+                "its network has changed since: undo that, or use --overwrite for --resume",
+            ) from error
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate

@@ -198,6 +198,17 @@ def test_the_epoch_is_chosen_on_held_out_images_the_first_of_equal_ones(
     assert summary.items() >= (chosen | at_test).items()
 
 
+def test_a_run_whose_network_was_changed_since_is_not_gone_on_with(dataset, device, tmp_path):
+    run_fit(build("small-cnn"), hard, dataset, tmp_path, device, quick_config())
+    (tmp_path / "summary.json").unlink()
+    before = (tmp_path / "last.pt").read_bytes()
+    network = build("small-cnn")
+    network.register_buffer("steps", torch.zeros(()))
+    with pytest.raises(UserError, match='"steps".*its network has changed since.*--overwrite'):
+        run_fit(network, hard, dataset, tmp_path, device, quick_config(resume=True))
+    assert (tmp_path / "last.pt").read_bytes() == before
+
+
 # ---------------------------------------------------------------- distillation
 
 
