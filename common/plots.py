@@ -83,8 +83,8 @@ def _curve(
 
 
 def _from_the_start_of_interest(panels: Sequence[Axes], curves: Sequence[np.ndarray]) -> None:
-    """Leave the steep first epochs out of the pictures where they would flatten the rest."""
-    values = np.concatenate([curve[min(2, len(curve) - 1) :] for curve in curves])
+    """Leave the steep first epochs of a run out of the pictures: they would flatten the rest."""
+    values = np.concatenate([curve[2 if len(curve) > 5 else 0 :] for curve in curves])
     low = np.quantile(values, 0.02)  # a single collapse does not set the scale
     high = max(axes.dataLim.y1 for axes in panels)
     margin = 0.05 * (high - low) + 0.05

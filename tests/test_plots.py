@@ -72,6 +72,13 @@ def test_curves_are_means_over_the_seeds_in_bands_from_lowest_to_highest(trio):
         assert line.get_ydata() == pytest.approx(columns(trio.students, column).mean(0))
 
 
+@pytest.mark.parametrize(("epochs", "whole"), [(3, True), (16, False)])
+def test_the_steep_start_of_a_run_is_left_out_but_not_of_a_short_look(epochs, whole):
+    run = fake.record("baseline", 0, count=200, epochs=epochs, speed=1.0)
+    (axes,) = plots.headline({"notes": {"baseline": [run]}}).axes
+    assert (axes.get_ylim()[0] < run.log["test_accuracy"][0]) == whole
+
+
 def test_the_best_epochs_of_each_seed_are_marked(trio):
     _, _, _, held_out, test, _ = plots.curves("notes", trio.groups()).axes
     for axes, column in ((held_out, "val_accuracy"), (test, "test_accuracy")):
