@@ -283,12 +283,12 @@ class Comparison:
                 if role == "teacher" and taught and all(map(self.teacher_of, taught)):
                     continue  # by teachers of whatever recipe
                 # On a seed that is there: of the teacher that is to be named, else of any network.
-                like = groups.get(f"teacher-{arch}") or next(iter(groups.values()))
-                option = f" --seed {like[0].seed}" * (like[0].seed > 0)
+                like = (groups.get(f"teacher-{arch}") or next(iter(groups.values())))[0]
+                option = f" --seed {like.seed}" * (like.seed > 0)
                 if arch and role == "teacher":
                     option += f" --arch {arch}"
                 elif arch == "cnn":
-                    option += f" --teacher {like[0].folder}"
+                    option += f" --teacher {like.folder}"
                 problems.append(
                     f"{name} of recipe {recipe} is missing; "
                     f"python train_{role}.py --recipe {recipe}{option} makes it"

@@ -109,8 +109,10 @@ def trio(
     """
 
     def runs(name: str, options: dict) -> list[Record]:
-        taught = [{"teacher_sha256": f"teacher-resnet-{seed}"} for seed in range(seeds)]
-        return [record(name, seed, **each | options) for seed, each in enumerate(taught)]
+        return [
+            record(name, seed, **{"teacher_sha256": f"teacher-resnet-{seed}"} | options)
+            for seed in range(seeds)
+        ]
 
     return Trio(
         "notes", 2, runs("teacher-resnet", {"errors": 0.8 * ERRORS} | options | (teacher or {})),

@@ -198,8 +198,7 @@ def test_an_interpreter_killed_from_outside_resumes_to_the_same_bits(
         assert any(line.startswith("  1/2 ") for line in killed.stdout)
         killed.kill()
     with start(tmp_path / "run", "--resume") as resumed:
-        # On a busy machine the kill may come when all is done.
-        assert re.search("resumed after epoch|already complete", resumed.stdout.read())
+        assert "resumed after epoch" in resumed.stdout.read()
     uninterrupted = whole["train_baseline.py"]
     if device == "cuda":
         uninterrupted = tmp_path / "whole"

@@ -24,13 +24,6 @@ def trio():
     return fake.trio(3, student={"errors": 0.9 * fake.ERRORS, "speed": 2.0}, noise=0.02, **SMALL)
 
 
-@pytest.fixture
-def small(tmp_path):
-    """Two seeds of experiment 2 in folders."""
-    fake.write_experiment(tmp_path, 2, **SMALL)
-    return tmp_path
-
-
 def line_of(axes, color):
     """The curve of a colour, among markers of the same."""
     (line,) = (x for x in axes.lines if x.get_color() == color and len(x.get_xdata()) > 1)
@@ -120,8 +113,8 @@ def test_errors_class_by_class_are_bars_and_their_change_has_intervals(trio):
         assert [bar.get_width() for bar in bars] == pytest.approx(expected)
     points = [line for line in errors.lines if line.get_marker() == "."]
     seen = sorted(x for line in points for x in line.get_xdata())
-    assert seen == pytest.approx(sorted(sum((rates(run) for name in NAMES for run in
-                                             trio.groups()[name]), [])))  # fmt: skip
+    each_run = [rates(run) for runs in trio.groups().values() for run in runs]
+    assert seen == pytest.approx(sorted(np.ravel(each_run)))
     (values,) = (line for line in difference.lines if line.get_marker() == "^")
     assert values.get_xdata() == pytest.approx([each.value for each in change])
     bars = [tuple(bar[:, 0]) for lines in difference.collections for bar in lines.get_segments()]
@@ -223,10 +216,11 @@ def test_a_run_of_one_epoch_is_drawn_as_a_point(epochs, marker):
     assert all(tick == int(tick) for tick in loss.get_xticks())  # there is no epoch 0.96
 
 
-def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(small):
+def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_path):
+    fake.write_experiment(tmp_path, 2, **SMALL)
     for name in ("student-mine", "baseline-long", "teacher-resnet-mine"):
-        fake.write_run(small, name, 0, teacher_sha256="teacher-resnet-0", **SMALL)
-    comparison = compare.Comparison(records.read_all(small)[0])
+        fake.write_run(tmp_path, name, 0, teacher_sha256="teacher-resnet-0", **SMALL)
+    comparison = compare.Comparison(records.read_all(tmp_path)[0])
     groups = comparison.of("notes")
     own = comparison.drawn_beside("notes")
     assert own == {

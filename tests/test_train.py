@@ -353,7 +353,12 @@ def test_a_teacher_is_asked_in_batches_of_one_size_whatever_is_missing(dataset, 
     """Else the last bits would depend on what was known before."""
     remembered = RememberedLogits(teacher, dataset, device, "digest", None)
     sizes, ask = [], remembered.ask
-    remembered.ask = lambda images: (sizes.append(len(images)), ask(images))[1]
+
+    def noted(images):
+        sizes.append(len(images))
+        return ask(images)
+
+    remembered.ask = noted
     index, view = dataset.epoch(0, 1)
     for count in (100, len(dataset)):
         remembered.prepare(index[:count], view[:count], StopSignals())
@@ -531,9 +536,10 @@ def test_compile_trains_what_torch_compile_returns(dataset, device, monkeypatch)
     assert equal(dict(one.network.state_dict()), dict(twin.network.state_dict()))
 
 
-def test_the_tiny_data_set_is_learned_in_bfloat16(dataset, tmp_path):
-    """By a network small enough for a processor that has to emulate it."""
-    config = quick_config(epochs=10, lr=0.1, schedule="cosine", precision="bfloat16")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_tiny_data_set_is_learned_in_either_precision(dataset, tmp_path, precision):
+    """By a network small enough for a processor that has to emulate bfloat16."""
+    config = quick_config(epochs=10, lr=0.1, schedule="cosine", precision=precision)
     torch.manual_seed(0)
     network = plain_cnn(((8,), (16,), (32,)), 32)
     checkpoint = run_fit(network, hard, dataset, tmp_path, choose_device(config), config)
