@@ -281,7 +281,7 @@ WORDS_EXPLAINED = (
     "The notes are the lab report that is reproduced here. Experiment 1 has a plain CNN as the "
     "teacher, experiment 2 a ResNet; baseline and student are one small CNN, trained alone and "
     "with the teacher. Recipe notes is meant to give the notes' figures, recipe best trains the "
-    "same networks with a stronger schedule and augmentation, and weights the soft loss more."
+    "same networks with a stronger schedule and augmentation."
 )
 COLUMNS_EXPLAINED = (
     "Accuracies in percent, mean ± sample deviation over the seeds. test: at the epoch chosen on "

@@ -43,7 +43,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # for the teacher; no regularisation but weight decay and augmentation.
     "notes": {
         "teacher": dict(
-            epochs=50, batch_size=125, lr=0.1, schedule="step", drop=0.4, warmup=0.0, momentum=0.9,
+            epochs=50, batch_size=125, lr=0.1, schedule="step", drop=0.35, warmup=0.0, momentum=0.9,
             weight_decay=5e-4, label_smoothing=0.0, padding=1, flip=True, cutout=0,
         ),
         "small-cnn": dict(
@@ -61,7 +61,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "small-cnn": dict(
             epochs=50, batch_size=125, lr=0.1, schedule="cosine", warmup=0.1, momentum=0.9,
             weight_decay=5e-4, label_smoothing=0.0, padding=2, flip=True, cutout=8,
-            temperature=4.0, alpha=0.9, soft_weight=1.0, loss="kd",
+            temperature=2.0, alpha=0.5, soft_weight=1.0, loss="kd",
         ),
     },
 }  # fmt: skip
@@ -264,13 +264,13 @@ class Config:
 
     @classmethod
     def _default_in_words(cls, each: dataclasses.Field) -> str:
-        values = {recipe: cls._recipe_values(recipe).get(each.name) for recipe in RECIPES}
-        if None not in values.values():
-            if len(set(values.values())) == 1:
-                return f" (default: {values[next(iter(RECIPES))]})"
+        values = {
+            recipe: cls._recipe_values(recipe).get(each.name, each.default) for recipe in RECIPES
+        }
+        if len(set(values.values())) > 1:
             return " (" + ", ".join(f"{recipe}: {v}" for recipe, v in values.items()) + ")"
-        shown = each.default is not None and each.default is not False  # 0 is
-        return f" (default: {each.default})" if shown else ""
+        value = next(iter(values.values()))
+        return "" if value is None or value is False else f" (default: {value})"  # 0 is shown
 
 
 @dataclass(frozen=True, kw_only=True)

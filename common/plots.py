@@ -163,9 +163,10 @@ def curves(recipe: str, groups: Groups) -> Figure:
 
 def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
     """Training loss and held-out accuracy of each network in `beside`, with those it names."""
-    rows = math.ceil(len(beside) / 2)
-    figure = _figure(12, 2.6 * rows + 0.5)
-    panels = figure.subplots(rows, 4, squeeze=False).reshape(-1, 2)
+    abreast = min(2, len(beside))
+    rows = math.ceil(len(beside) / abreast)
+    figure = _figure(6 * abreast, 2.6 * rows + 0.5)
+    panels = figure.subplots(rows, 2 * abreast, squeeze=False).reshape(-1, 2)
     lines, handles = [], {}
     for (loss, held_out), (name, others) in zip(panels, beside.items(), strict=False):
         for each in (*others, name):
