@@ -17,6 +17,7 @@ from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, ensemble,
 from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
+WHERE = ("device", "device_name", "precision")  # a run is trained, as far as a result may depend on
 # What two runs may have otherwise than each other where the loss alone is to be compared.
 LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
 
@@ -186,12 +187,16 @@ class Comparison:
         """Why a comparison may be unfair, in words; and ensembles."""
         remarks = self._other_than(recipe)
         for name, runs in self.of(recipe).items():
-            remarks += [
-                f"{name} seed {run.seed} went on elsewhere: {change}"
-                for run in runs
-                for change in run.config.get("resumed_with") or ()
-                if {"device", "device_name", "precision"} & change.keys()  # else but bits differ
-            ]
+            moved = defaultdict(list)
+            for run in runs:
+                for change in run.config.get("resumed_with") or ():
+                    if new := [key for key in WHERE if key in change]:  # else but bits differ
+                        words = ", ".join(f"{key} {change[key]}" for key in new)
+                        moved[f"after epoch {change.get('after_epoch')}: {words}"].append(
+                            str(run.seed)
+                        )
+            for words, seeds in moved.items():
+                remarks.append(f"{name} seed {', '.join(seeds)} went on elsewhere {words}")
             if name == "baseline" or runs[0].role == "teacher":
                 continue
             strangers = [
@@ -207,13 +212,18 @@ class Comparison:
             pairs = trio.pairs() if trio else []
             if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in pairs):
                 remarks.append(f"{name} had another teacher than the student of its seed")
-        taught = {tuple(run.teacher_digests): run for run in sum(self.of(recipe).values(), [])}
-        for members in map(self.members, taught.values()):
-            if len(members) > 1:
-                names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in members)
-                right = 100 * ensemble(members).right.mean()
-                remarks.append(f"the ensemble of {names} has a test accuracy of {right:.2f} %")
-        return remarks
+            taught_by = {tuple(run.teacher_digests): self.members(run) for run in runs}
+            ensembles = [members for members in taught_by.values() if len(members) > 1]
+            right = sorted(100 * ensemble(members).right.mean() for members in ensembles)
+            if len(ensembles) == 1:
+                names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
+                remarks.append(f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %")
+            elif ensembles:
+                remarks.append(
+                    f"the {len(ensembles)} ensembles that taught {name} have test accuracies of "
+                    f"{right[0]:.2f} to {right[-1]:.2f} %"
+                )
+        return list(dict.fromkeys(remarks))  # one ensemble may have taught several networks
 
     def _other_than(self, recipe: str) -> list[str]:
         """Which of the notes' networks were not trained as the recipe says, in words."""

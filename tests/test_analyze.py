@@ -393,13 +393,17 @@ def test_a_student_trained_on_another_device_than_its_baseline_is_told(small, un
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.count("student-resnet differs from the baseline in device_name: ") == 1
     assert "and 'Elsewhere'" in printed
-    base = small / "notes" / "baseline" / "seed-0" / "config.json"
     threads, device = {"after_epoch": 3, "threads": 2}, {"after_epoch": 5, "device": "cuda"}
-    change(base, resumed_with=[threads, device])
+    for seed in range(2):
+        base = small / "notes" / "baseline" / f"seed-{seed}" / "config.json"
+        change(base, resumed_with=[threads, device | {"device_name": "A card"}])
+    change(config, resumed_with=[device | {"after_epoch": 4}])
     assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"baseline seed 0 went on elsewhere: {device}" in printed
-    assert printed.count("went on") == 1
+    words = "baseline seed 0, 1 went on elsewhere after epoch 5: device cuda, device_name A card"
+    assert words in printed
+    assert "student-resnet seed 1 went on elsewhere after epoch 4: device cuda" in printed
+    assert printed.count("went on") == 2
 
 
 def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(small, undrawn, capsys):
@@ -484,6 +488,22 @@ def test_an_ensemble_of_teachers_answers_with_the_mean_of_their_logits(small, re
     assert row["agreement_with_teacher"] == pytest.approx(np.mean(agreement))
     gap = np.mean([right - 100 * run.right.mean() for run in baselines])
     assert row["gap_recovered"] == pytest.approx(row["delta"] / gap)
+
+
+def test_several_ensembles_are_one_line(small, undrawn, capsys):
+    fake.write_run(small, "teacher-resnet", 2, **SMALL)
+    right = []
+    for seed, members in enumerate(((0, 1), (1, 2))):
+        digests = "+".join(f"teacher-resnet-{member}" for member in members)
+        fake.write_run(small, "student-ensemble", seed, teacher_sha256=digests, **SMALL)
+        runs = [records.read(small / "notes" / "teacher-resnet" / f"seed-{m}") for m in members]
+        answers = np.mean([run.logits for run in runs], axis=0)
+        right.append(100 * (answers.argmax(1) == runs[0].labels).mean())
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    accuracies = f"test accuracies of {min(right):.2f} to {max(right):.2f} %"
+    assert f"the 2 ensembles that taught student-ensemble have {accuracies}" in printed
+    assert printed.count("ensembles that taught") == 1 and "the ensemble of" not in printed
 
 
 def test_a_teacher_is_known_by_its_weights_not_by_its_seed(small, reported):
