@@ -197,7 +197,10 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert smoothed.low < 0 < smoothed.high and behind.low < 0 < behind.high, "told from neither"
     dist = claims.gain(comparison.against_kd("best", "student-resnet-dist"))
     assert -0.4 < dist.low < 0 < dist.high < 0.4, "the one is as good as the other"
-    of_three = gains(comparison.trio("best", "student-ensemble"))
+    trio = comparison.trio("best", "student-ensemble")
+    words = "With three ResNets as its teacher the student gains {:+.2f} [{:+.2f}, {:+.2f}] there"
+    assert words.format(*claims.gain(trio)[:3]) in readme
+    of_three = gains(trio)
     assert f"five seeds gain, by {min(of_three):.2f} to {max(of_three):.2f} points" in readme
     ahead = claims.gain(comparison.against_kd("best", "student-ensemble"))
     assert ahead.low < 0 < ahead.high, "better than the student of one they cannot tell"
