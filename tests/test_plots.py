@@ -238,6 +238,8 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
             mean = np.mean([run.log[column] for run in groups[name]], axis=0)
             assert axes.lines[-1].get_ydata() == pytest.approx(mean)
     assert not any(axes.axison for axes in panels)
+    alone = plots.own_curves(groups, {"student-mine": own["student-mine"]})
+    assert len(alone.axes) == 2 and alone.get_figwidth() == figure.get_figwidth() / 2
 
 
 def test_a_network_of_ones_own_has_a_point_against_cost_where_its_size_is_new():
