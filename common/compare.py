@@ -31,6 +31,17 @@ def _differ_in_the_loss(control: Record, student: Record) -> bool:
     return control.role == "baseline" or (same_teacher and losses[0] == "kd" and losses[1] != "kd")
 
 
+def _moved(name: str, runs: Sequence[Record]) -> list[str]:
+    """Which of a network's runs went on elsewhere, a line for each place and epoch."""
+    seeds = defaultdict(list)
+    for run in runs:
+        for change in run.config.get("resumed_with") or ():
+            where = ", ".join(f"{key} {change[key]}" for key in WHERE if key in change)
+            if where:  # else but bits differ
+                seeds[f"after epoch {change.get('after_epoch')}: {where}"].append(str(run.seed))
+    return [f"{name} seed {', '.join(of)} went on elsewhere {what}" for what, of in seeds.items()]
+
+
 class Comparison:
     """The complete runs among `records`, by recipe and network.
 
@@ -187,16 +198,7 @@ class Comparison:
         """Why a comparison may be unfair, in words; and ensembles."""
         remarks = self._other_than(recipe)
         for name, runs in self.of(recipe).items():
-            moved = defaultdict(list)
-            for run in runs:
-                for change in run.config.get("resumed_with") or ():
-                    if new := [key for key in WHERE if key in change]:  # else but bits differ
-                        words = ", ".join(f"{key} {change[key]}" for key in new)
-                        moved[f"after epoch {change.get('after_epoch')}: {words}"].append(
-                            str(run.seed)
-                        )
-            for words, seeds in moved.items():
-                remarks.append(f"{name} seed {', '.join(seeds)} went on elsewhere {words}")
+            remarks += _moved(name, runs)
             if name == "baseline" or runs[0].role == "teacher":
                 continue
             strangers = [
@@ -212,18 +214,23 @@ class Comparison:
             pairs = trio.pairs() if trio else []
             if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in pairs):
                 remarks.append(f"{name} had another teacher than the student of its seed")
-            taught_by = {tuple(run.teacher_digests): self.members(run) for run in runs}
-            ensembles = [members for members in taught_by.values() if len(members) > 1]
-            right = sorted(100 * ensemble(members).right.mean() for members in ensembles)
-            if len(ensembles) == 1:
-                names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
-                remarks.append(f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %")
-            elif ensembles:
-                remarks.append(
-                    f"the {len(ensembles)} ensembles that taught {name} have test accuracies of "
-                    f"{right[0]:.2f} to {right[-1]:.2f} %"
-                )
+            remarks += self._ensembles(name, runs)
         return list(dict.fromkeys(remarks))  # one ensemble may have taught several networks
+
+    def _ensembles(self, name: str, runs: Sequence[Record]) -> list[str]:
+        """How accurate the ensembles are that taught these runs of a network, in one line."""
+        taught_by = {tuple(run.teacher_digests): self.members(run) for run in runs}
+        ensembles = [members for members in taught_by.values() if len(members) > 1]
+        right = sorted(100 * ensemble(members).right.mean() for members in ensembles)
+        if not ensembles:
+            return []
+        if len(ensembles) == 1:
+            names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
+            return [f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %"]
+        return [
+            f"the {len(ensembles)} ensembles that taught {name} have test accuracies of "
+            f"{right[0]:.2f} to {right[-1]:.2f} %"
+        ]
 
     def _other_than(self, recipe: str) -> list[str]:
         """Which of the notes' networks were not trained as the recipe says, in words."""

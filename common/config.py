@@ -267,9 +267,9 @@ class Config:
         values = {
             recipe: cls._recipe_values(recipe).get(each.name, each.default) for recipe in RECIPES
         }
-        if len(set(values.values())) > 1:
+        value, *others = set(values.values())
+        if others:
             return " (" + ", ".join(f"{recipe}: {v}" for recipe, v in values.items()) + ")"
-        value = next(iter(values.values()))
         return "" if value is None or value is False else f" (default: {value})"  # 0 is shown
 
 

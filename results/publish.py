@@ -73,8 +73,8 @@ def publish(folder: Path, root: Path, weights: bool = False) -> Path:
 
 
 def rounded(logits: np.ndarray, grid: int) -> np.ndarray:
-    """Logits (N, 10), raised to DEEPEST, less the least of each row, as float16 multiples of
-    1 / grid.
+    """Logits (N, 10), none more than DEEPEST below the greatest of its row and less the least of
+    it, as float16 multiples of 1 / grid.
 
     A tie that this makes is undone.
     """

@@ -74,17 +74,31 @@ def published(path: str | Path) -> Path:
     return RESULTS_DIR / recipe / name / seed
 
 
-def test_every_published_run_is_of_a_command_in_reproduce_sh(tmp_path):
-    """By its settings and its teacher's weights. The script has a python that notes its calls."""
-    (tmp_path / "results").mkdir()
-    script = shutil.copy(RESULTS_DIR / "reproduce.sh", tmp_path / "results")
-    python = tmp_path / ".venv" / "bin" / "python"
+def calls_of_reproduce_sh(folder: Path, *, failing: str = "nothing") -> tuple[int, list[str]]:
+    """Its exit code and its calls, of a python that notes them, and fails at a word of them."""
+    (folder / "results").mkdir()
+    script = shutil.copy(RESULTS_DIR / "reproduce.sh", folder / "results")
+    python = folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "$@" >> calls\n')
+    python.write_text(f'#!/bin/sh\necho "$@" >> calls\ncase "$*" in *{failing}*) exit 3;; esac\n')
     python.chmod(0o755)
-    subprocess.run(["bash", script, "notes", "best", "on-cpu"], check=True)
+    done = subprocess.run(["bash", script, "notes", "best", "on-cpu"])
+    return done.returncode, (folder / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize("failing", ["resnet", "best", "dist", "on-cpu"])
+def test_reproduce_sh_ends_with_the_first_command_that_fails(tmp_path, failing):
+    code, calls = calls_of_reproduce_sh(tmp_path, failing=failing)
+    assert code == 3
+    assert [failing in call for call in calls] == [False] * (len(calls) - 1) + [True]
+
+
+def test_every_published_run_is_of_a_command_in_reproduce_sh(tmp_path):
+    """By its settings and its teacher's weights."""
+    code, calls = calls_of_reproduce_sh(tmp_path)
+    assert code == 0
     found = set()
-    for call in (tmp_path / "calls").read_text().splitlines():
+    for call in calls:
         name, *words = call.split()
         config = CONFIGS[name.removeprefix("train_").removesuffix(".py")].parse("", words)
         teachers = [published(path) for path in getattr(config, "teacher", [])]
@@ -150,13 +164,14 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     ]
     assert words.format(*saved) in readme
     for trio in (notes, best):
-        assert claims.faster(trio)[1].estimate.low > 0, "the student is ahead all the way"
-    (_, steady), (_, steady_best) = map(claims.steadier, (notes, best))
+        assert claims.faster(trio)[1].estimate.low > 0
+        ahead = [s.log["val_accuracy"] - base.log["val_accuracy"] for base, s in trio.pairs()]
+        assert np.mean(ahead, axis=0).min() > 0, "the student is ahead all the way"
+    (unstable, steady), (unstable_best, steady_best) = map(claims.steadier, (notes, best))
     assert steady.estimate.high < 0 < steady_best.estimate.high, "steadier under notes alone"
-    (unstable, _), (unstable_best, _) = map(claims.steadier, (notes, best))
     assert unstable.estimate.low < 0 < unstable_best.estimate.low, "each recipe shows another half"
-    for trio in (notes, best):
-        blind = re.search(r"descent [^(]*\(p by itself ([\d.]+)", claims.steadier(trio)[0].aside)
+    for part in (unstable, unstable_best):
+        blind = re.search(r"descent [^(]*\(p by itself ([\d.]+)", part.aside)
         assert float(blind[1]) > 0.1, "without the descent"
     fits, generalises = claims.better(best)
     assert generalises.estimate.low > 0
@@ -173,6 +188,7 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     assert f"to {max(away):.1f} point of the train accuracies" in readme
     away = [abs(figures[name].test_best_epoch - claims.NOTES[name][0]) for name in published]
     assert f"to {max(away):.1f} points of the test accuracies at the best test epoch" in readme
+    assert max(away) < 0.3, "what was aimed at"
 
     differ = 0
     for one, other in itertools.combinations(notes.baselines, 2):
@@ -213,8 +229,8 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     better = claims.gain(elsewhere)
     words = (
         "At the chosen epoch it is better by {:.2f} points [{:+.2f}, {:+.2f}], at the best test "
+        "epoch by {:.1f}"
     )
-    words += "epoch by {:.1f}"
     best_epoch = claims.gain_at_best_test_epoch(elsewhere).value
     assert words.format(*better[:3], best_epoch) in readme
     on_those = comparison.trio("notes", "student-resnet", 2, "baseline-on-cpu")
