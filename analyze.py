@@ -13,6 +13,7 @@ Exit code 1 if a run is missing, unfinished or damaged (the rest is reported),
 """
 
 import contextlib
+import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ from common.page import (
     to_html,
     to_markdown,
 )
-from common.records import NAMES, Record, Unreadable, read, read_all
+from common.records import LOSS_SETTINGS, NAMES, Record, Unreadable, read, read_all
 from common.stats import Estimate
 
 TITLE = "Distillation on Fashion-MNIST"
@@ -48,6 +49,10 @@ ONE_SEED = " †"
 ONE_SEED_EXPLAINED = (
     "† one seed of each of the two: the interval is over the test images alone and says nothing of "
     "other seeds."
+)
+UNEQUAL = " ‡"
+UNEQUAL_EXPLAINED = (
+    "‡ its baseline has other settings or is from another device: which, is said below the table."
 )
 README_MARKS = {  # around what --readme writes
     part: (f"<!-- {part}, written by analyze.py -->", f"<!-- end of {part} -->")
@@ -82,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not comparison.groups:
         raise UserError(
             f"no finished run in {root}",
-            "there is nothing to report",
+            "there is nothing to report" if root.is_dir() else "there is no such folder",
             "run `make reproduce`, or name another folder with --runs",
         )
     verdicts = {
@@ -103,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for recipe in comparison.recipes:
         words = terminal_table(comparison, recipe)
         print(f"\nrecipe {recipe}, accuracies in %\n{words}")
-        if ONE_SEED in words:
-            print(wrapped(ONE_SEED_EXPLAINED))
+        for each in marks_explained(words):
+            print(wrapped(each))
         if own := own_in_words(comparison, recipe):
             print()
         for line in own:
@@ -146,6 +151,12 @@ def signed(estimate: Estimate) -> str:
 
 def mark(estimate: Estimate) -> str:
     return ONE_SEED if estimate.over == "images" else ""
+
+
+def marks_explained(words: str) -> list[str]:
+    """Of the marks that a table has."""
+    explained = {ONE_SEED: ONE_SEED_EXPLAINED, UNEQUAL: UNEQUAL_EXPLAINED}
+    return [text for mark, text in explained.items() if mark in words]
 
 
 def plus_minus(mean: float, std: float) -> str:
@@ -213,14 +224,18 @@ def share_in_words(share: Estimate, trio: Trio) -> str:
     bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f} %{mark(share)}"
     if len(trio.taught()) < len(trio.students):
         bounds += ", given these teachers"
-    return f"{words} (interval {'without bounds' if np.isnan(share.low) else bounds})"
+    return f"{words} (interval {bounds})"
 
 
-def gain_of(row: Any) -> str:
-    """Of a row of the table: the gain, and of how many pairs if not of all its seeds."""
+def gain_of(row: Any, unequal: Sequence[str]) -> str:
+    """Of a row of the table: the gain, and of how many pairs if not of all its seeds.
+
+    unequal: what is between the pairs besides the loss.
+    """
     over = "images" if row.pairs == 1 else "seeds"
     words = signed(Estimate(row.delta, row.delta_low, row.delta_high, over=over))
-    return words + (f" (n {row.pairs})" if 0 < row.pairs < row.seeds else "")
+    words += f" (n {row.pairs})" if 0 < row.pairs < row.seeds else ""
+    return words + UNEQUAL * (bool(unequal) and row.pairs > 0)
 
 
 def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
@@ -230,7 +245,7 @@ def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
             "network": row.name,
             "seeds": str(row.seeds),
             "test": plus_minus(row.test_selected, row.test_selected_std),
-            "gain on baseline": gain_of(row),
+            "gain on baseline": gain_of(row, comparison.besides_the_baseline(recipe, row.name)),
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "notes": number(claims.NOTES.get(row.name, (np.nan,))[0]),
             "last epoch": plus_minus(row.test_last, row.test_last_std),
@@ -240,6 +255,29 @@ def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
         }
         for row in comparison.rows(recipe)
     ]
+
+
+ON_KD = "gain on plain distillation"
+BESIDES = "differs from the baseline, but for the loss, in"
+
+
+def own_rows(comparison: Comparison, recipe: str, names: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Of these networks the rows of the table, with two columns more, one in place of the mark."""
+    for row in results_rows(comparison, recipe):
+        if (name := row["network"]) in names:
+            own = name in comparison.own(recipe)
+            kd = comparison.against_kd(recipe, name) if own else None
+            row["gain on baseline"] = row["gain on baseline"].removesuffix(UNEQUAL)
+            row[ON_KD] = gain_on_kd(comparison, kd) if kd else DASH
+            row[BESIDES] = "; ".join(comparison.besides_the_baseline(recipe, name)) or DASH
+            yield row
+
+
+def gain_on_kd(comparison: Comparison, trio: Trio) -> str:
+    """What is unequal beside it, the baseline has otherwise, too."""
+    unequal = LOSS_SETTINGS.intersection(comparison.besides_the_loss(trio))
+    words = signed(claims.gain(trio))
+    return f"{words} (other {', '.join(sorted(unequal))})" if unequal else words
 
 
 def difference_in_words(comparison: Comparison, trio: Trio) -> str:
@@ -292,7 +330,8 @@ COLUMNS_EXPLAINED = (
     "the augmented images, while they were trained on, so not comparable between recipes. "
     "held-out: of the images that chose the epoch, and so a little too high; settings are to be "
     "chosen by it, not by test. The sentences at the top have the teachers that taught the "
-    f"students of that experiment, once for each student; the table has all. {ONE_SEED_EXPLAINED}"
+    f"students of that experiment, once for each student; the table has all. {ONE_SEED_EXPLAINED} "
+    f"{UNEQUAL_EXPLAINED}"
 )
 
 
@@ -372,7 +411,12 @@ def blocks(
     for recipe in comparison.recipes:
         rows = results_rows(comparison, recipe)
         yield Table(f"Recipe {recipe}", list(rows[0]), [list(row.values()) for row in rows])
-        for line in (what_choosing_adds(comparison, recipe), *own_in_words(comparison, recipe)):
+        if own := comparison.own(recipe):
+            columns = ["network", "seeds", "gain on baseline", ON_KD, BESIDES]
+            rows = [[row[key] for key in columns] for row in own_rows(comparison, recipe, own)]
+            yield Table(f"Recipe {recipe}, networks that the notes do not have", columns, rows)
+        words = own_in_words(comparison, recipe, own)
+        for line in (what_choosing_adds(comparison, recipe), *words):
             yield Text(line)
     if words := as_they_chose(trios):
         yield Text(words)
@@ -385,8 +429,8 @@ def blocks(
             yield Picture.of(
                 f"curves-{recipe}",
                 plots.curves(recipe, known),
-                "Training loss, its hard and soft parts, and accuracies by epoch, recipe "
-                f"{recipe}.",
+                "Training loss, its hard and soft parts, and accuracies by epoch of the notes' "
+                f"networks, recipe {recipe}.",
             )
         if own := comparison.drawn_beside(recipe):
             yield Picture.of(
@@ -403,7 +447,8 @@ def blocks(
         yield Picture.of(
             f"cost-{recipe}",
             plots.cost(recipe, groups),
-            f"Test accuracy against parameters and multiply-adds, recipe {recipe}.",
+            f"Test accuracy against parameters and multiply-adds, recipe {recipe}; networks that "
+            "the notes do not have, where they are of another size than the notes'.",
         )
     images = test_images(trios[0].baselines[0].labels) if trios else None
     if trios and images is None:
@@ -431,7 +476,7 @@ def test_images(labels: np.ndarray) -> np.ndarray | None:
 
 def what_choosing_adds(comparison: Comparison, recipe: str) -> str:
     words = [
-        f"{row.test_best_epoch - row.test_selected:.2f} points to {row.name}"
+        f"{max(0, row.test_best_epoch - row.test_selected):.2f} points to {row.name}"
         for row in comparison.rows(recipe)
     ]
     return f"Choosing the epoch on the test images adds {', '.join(words)}."
@@ -564,7 +609,13 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
             for base, student in trio.pairs()
         ],
     )
-    if share := gap_recovered(trio):
+    share = gap_recovered(trio)
+    if share and np.isnan(share.low):
+        yield Text(
+            "What share of the gap to the teacher the student recovers cannot be told: there may "
+            "be no gap."
+        )
+    elif share:
         how = "bootstrap over the test images" if share.over == "images" else "Fieller's over seeds"
         yield Text(f"The student recovers {share_in_words(share, trio)}: {how}.")
     if images is not None:
@@ -676,6 +727,9 @@ def write_report(
 ) -> None:
     figures = folder / "figures"
     figures.mkdir(parents=True, exist_ok=True)
+    for name in pictures_of(folder / "report.md"):  # of a report on other runs
+        for ending in ("png", "svg"):
+            (figures / f"{name}.{ending}").unlink(missing_ok=True)
     comparison.table.to_csv(folder / "results.csv", index=False, float_format="%.6g")
     claims_table(verdicts).to_csv(folder / "claims.csv", index=False, float_format="%.6g")
     page = list(blocks(comparison, verdicts, problems))
@@ -685,6 +739,15 @@ def write_report(
             (figures / f"{block.name}.svg").write_bytes(block.svg)
     (folder / "report.html").write_text(to_html(TITLE, page), encoding="utf-8")
     (folder / "report.md").write_text(to_markdown(TITLE, page, "figures"), encoding="utf-8")
+
+
+def pictures_of(report: Path) -> list[str]:
+    """Names of the figures of a report that is there already."""
+    try:
+        text = report.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    return re.findall(r"^!\[.*\]\(figures/([^/]+)\.png\)$", text, re.MULTILINE)
 
 
 def results_in_brief(comparison: Comparison) -> str:
@@ -710,7 +773,7 @@ def results_in_brief(comparison: Comparison) -> str:
     parts = [
         *(f"**{headline(trio)}**" for trio in trios),
         words,
-        ONE_SEED_EXPLAINED * (ONE_SEED in words),
+        *marks_explained(words),
         as_they_chose(trios),
         "![Test accuracy by epoch](results/headline.svg)",
     ]
@@ -719,29 +782,20 @@ def results_in_brief(comparison: Comparison) -> str:
 
 def own_in_brief(comparison: Comparison) -> str:
     """What the first screen leaves out: networks that the notes do not have, former recipes."""
-    on_kd, besides = "gain on plain distillation", "differs from the baseline, but for the loss, in"
-    columns = ["network", "seeds", "held-out", "test", "gain on baseline", on_kd, besides]
+    columns = ["network", "seeds", "held-out", "test", "gain on baseline", ON_KD, BESIDES]
     parts = []
     for recipe in comparison.recipes:
         first_screen = NAMES if recipe in comparison.main_recipes else ()
-        rows = [
-            row for row in results_rows(comparison, recipe) if row["network"] not in first_screen
-        ]
-        for row in rows:
-            name = row["network"]
-            kd = comparison.against_kd(recipe, name) if name in comparison.own(recipe) else None
-            row[on_kd] = signed(claims.gain(kd)) if kd else DASH
-            row[besides] = "; ".join(comparison.besides_the_baseline(recipe, name)) or DASH
-        own = own_in_words(comparison, recipe, [row["network"] for row in rows])
+        names = [name for name in comparison.of(recipe) if name not in first_screen]
+        rows = list(own_rows(comparison, recipe, names))
+        own = own_in_words(comparison, recipe, names)
         if rows or own:
             parts.append(f"Recipe `{recipe}`" + (", accuracies in %:" if rows else ":"))
         if rows:
             parts.append(markdown_table(columns, [[row[key] for key in columns] for row in rows]))
         if own:
             parts.append("\n".join(f"- {line}" for line in own))
-    if any(ONE_SEED in part for part in parts):
-        parts.append(ONE_SEED_EXPLAINED)
-    return "\n\n".join(parts) or "None."
+    return "\n\n".join(parts + marks_explained(" ".join(parts))) or "None."
 
 
 def claims_in_brief(verdicts: dict[tuple[str, int], list[Verdict]]) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from common import claims, stats
 from common.claims import Trio
-from common.config import RECIPES, RESULTS_DIR, differing
+from common.config import RECIPES, RESULTS_DIR, RUNS_DIR, differing
 from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, ensemble, in_words, order
 from common.stats import Estimate
 
@@ -40,6 +40,26 @@ def _moved(name: str, runs: Sequence[Record]) -> list[str]:
             if where:  # else but bits differ
                 seeds[f"after epoch {change.get('after_epoch')}: {where}"].append(str(run.seed))
     return [f"{name} seed {', '.join(of)} went on elsewhere {what}" for what, of in seeds.items()]
+
+
+def _command(name: str, like: Record, teacher: Record) -> str:
+    """What trains a network of the notes, of the seed and length of `like`, to lie beside it."""
+    role, _, arch = name.partition("-")
+    recipe = like.folder.parent.parent
+    elsewhere = recipe.resolve() != RUNS_DIR / like.recipe
+    command = f"python train_{role}.py --recipe {like.recipe}"
+    if like.seed:
+        command += f" --seed {like.seed}"
+    if role == "teacher":
+        command += f" --arch {arch}"
+    elif teacher.name == f"teacher-{arch}" and (arch == "cnn" or elsewhere):
+        command += f" --teacher {teacher.folder}"
+    usual = RECIPES.get(like.recipe, {}).get("teacher" if role == "teacher" else "small-cnn", {})
+    if (epochs := like.config.get("epochs")) and epochs != usual.get("epochs"):
+        command += f" --epochs {epochs}"
+    if elsewhere:
+        command += f" --out {recipe / name / like.folder.name}"
+    return command
 
 
 class Comparison:
@@ -134,7 +154,7 @@ class Comparison:
         Of their own teachers, if there are such; else with experiment 2's, the ResNet.
         """
         students = [f"student-{arch}" for arch in EXPERIMENTS.values()]
-        if not self._plain(recipe, name):
+        if self._role(recipe, name) == "student" and not self._plain(recipe, name):
             students += [other for other in self.own(recipe) if self._plain(recipe, other)]
         return max(
             filter(None, (self.trio(recipe, name, against=student) for student in students)),
@@ -142,23 +162,31 @@ class Comparison:
             default=None,
         )
 
+    def _role(self, recipe: str, name: str) -> str:
+        return self.groups[recipe, name][0].role
+
     def _plain(self, recipe: str, name: str) -> bool:
         """Whether these runs are students of plain distillation."""
-        run = self.groups[recipe, name][0]
-        return run.role == "student" and run.config.get("loss") == "kd"
+        loss = self.groups[recipe, name][0].config.get("loss")
+        return self._role(recipe, name) == "student" and loss == "kd"
 
     def drawn_beside(self, recipe: str) -> dict[str, list[str]]:
-        """Networks that the notes do not have, each with those of the notes it is drawn beside.
+        """Networks that the notes do not have, each with those it is drawn beside.
 
-        The teachers for a teacher, else the baseline, and for a student plain distillation too.
+        The teachers for a teacher, else the baseline, and for a student plain distillation too. Of
+        another network than the baseline's a student's own controls, if there are such.
         """
         groups = self.of(recipe)
+        baseline = {run.config["arch"] for run in groups.get("baseline", [])}
         beside = {}
         for name, runs in groups.items():
             if name not in NAMES:
                 role = runs[0].role
                 wanted = {"teacher-resnet", "teacher-cnn"} if role == "teacher" else {"baseline"}
-                if role == "student" and (kd := self.against_kd(recipe, name)):
+                equal = {trio.baselines[0].name for trio in self.against_equal(recipe, name)}
+                if equal and runs[0].config["arch"] not in baseline:
+                    wanted = equal
+                elif role == "student" and (kd := self.against_kd(recipe, name)):
                     wanted.add(kd.baselines[0].name)
                 beside[name] = [other for other in groups if other in wanted]
         return beside
@@ -300,20 +328,16 @@ class Comparison:
                 if role == "teacher" and taught and all(map(self.teacher_of, taught)):
                     continue  # by teachers of whatever recipe
                 # On a seed that is there: of the teacher that is to be named, else of any network.
-                like = (groups.get(f"teacher-{arch}") or next(iter(groups.values())))[0]
-                option = f" --seed {like.seed}" * (like.seed > 0)
-                if arch and role == "teacher":
-                    option += f" --arch {arch}"
-                elif arch == "cnn":
-                    option += f" --teacher {like.folder}"
-                problems.append(
-                    f"{name} of recipe {recipe} is missing; "
-                    f"python train_{role}.py --recipe {recipe}{option} makes it"
-                )
+                runs = [*groups.get(f"teacher-{arch}", []), *itertools.chain(*groups.values())]
+                like = next((run for run in runs if run.folder not in self.lent), runs[0])
+                others = [own for own in self.own(recipe) if self._role(recipe, own) == name]
+                rename = f"call the folder {others[0]} so if it is that, else " if others else ""
+                command = _command(name, like, runs[0])
+                problems.append(f"{name} of recipe {recipe} is missing; {rename}{command} makes it")
             baselines = {run.seed for run in groups.get("baseline", [])}
             problems += [
                 f"{run.folder} has no baseline of its seed and is compared with none; "
-                f"python train_baseline.py --recipe {recipe} --seed {run.seed} makes it"
+                f"{_command('baseline', run, run)} makes it"
                 for runs in groups.values()
                 for run in runs
                 if baselines and run.role == "student" and run.seed not in baselines

@@ -33,6 +33,7 @@ FREE = {
     "after_epoch",
 }  # fmt: skip
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
+SIZE = {"parameters", "multiply_adds"}
 # Recipe and network give folders, files and labels their names.
 NAME = re.compile(r"[^\W_][\w .,+=()-]*")
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
@@ -70,10 +71,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 def differing(a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str]) -> list[str]:
     """Which settings two configurations have otherwise than each other.
 
-    What an older version did not have yet was off.
+    What an older version did not have yet was off; the size of another architecture is no setting.
     """
-    keys = sorted(a.keys() | b.keys())
-    return [key for key in keys if key not in ignored and (a.get(key) or 0) != (b.get(key) or 0)]
+    keys = a.keys() | b.keys()
+    unequal = {key for key in keys if key not in ignored and (a.get(key) or 0) != (b.get(key) or 0)}
+    return sorted(unequal - SIZE if "arch" in unequal else unequal)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -109,7 +109,7 @@ def build(name: str) -> nn.Module:
 def freeze(network: nn.Module) -> nn.Module:
     """Make a trained network, in place, a fixed function: eval mode, no gradients.
 
-    Norms that directly follow a convolution are folded into it.
+    The norm of a ConvNorm is folded into its convolution.
     """
     network.eval().requires_grad_(False)
     for parent in list(network.modules()):

@@ -86,6 +86,7 @@ def _from_the_start_of_interest(panels: Sequence[Axes], curves: Sequence[np.ndar
     """Leave the steep first epochs of a run out of the pictures: they would flatten the rest."""
     values = np.concatenate([curve[2 if len(curve) > 5 else 0 :] for curve in curves])
     low = np.quantile(values, 0.02)  # a single collapse does not set the scale
+    low = min(low, *(curve.max() for curve in curves))  # none is left out as a whole
     high = max(axes.dataLim.y1 for axes in panels)
     margin = 0.05 * (high - low) + 0.05
     for axes in panels:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.config import FREE, LOG_COLUMNS, NAME, WARNED, differing
+from common.config import FREE, LOG_COLUMNS, NAME, SIZE, WARNED, differing
 
 CLASS_COUNT = 10
 # Order of the rows and of the colours; runs of other names come after these.
@@ -208,7 +208,7 @@ def _check(config: dict[str, Any], types: dict[str, type | tuple[type, ...]]) ->
             raise ValueError(f"its {key} is {value!r}")
         if isinstance(value, NUMBER) and not 0 <= value < 1e15:
             raise ValueError(f"its {key} is {value!r}")
-    for key in {"epochs", "parameters", "multiply_adds"} & types.keys():
+    for key in (SIZE | {"epochs"}) & types.keys():
         if config[key] == 0:
             raise ValueError(f"its {key} is 0")
 
@@ -233,7 +233,7 @@ def _read_log(path: Path) -> pd.DataFrame:
         # What is not UTF-8 is not a number either, and is found in its line.
         text = path.read_text(encoding="utf-8", errors="backslashreplace")
     except FileNotFoundError as error:
-        raise Unreadable(f"{path}: missing") from error
+        raise Unreadable(f"{path}: missing, as until a run's first epoch is done") from error
     except OSError as error:
         raise Unreadable(f"{path}: {error}") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -243,10 +243,14 @@ def read_teacher(path: Path) -> Teacher:
                 raise ValueError(f"its {key} is not finite")
         network.load_state_dict(weights)
     except (OSError, ValueError) as error:
-        absent = isinstance(error, FileNotFoundError)
+        why = str(error)
+        if isinstance(error, FileNotFoundError):
+            why = "there is no such file"
+            if (path.parent / "summary.json").exists():
+                why += ", though its run is here: few of the published ones are with their weights"
         raise UserError(
             f"cannot use {path} as the teacher",
-            "there is no such file" if absent else str(error),
+            why,
             "name the folder of a run of train_teacher.py, or its best.pt, with --teacher",
         ) from error
     return Teacher(path, arch, network, digest)

@@ -24,7 +24,8 @@ from common.errors import Interrupted, StopSignals, UserError, warn
 from common.loss import Loss
 from common.run import Run
 
-DIVERGED = "try a lower --lr, a --warmup, or --precision float32"  # what to do then
+# What to do then.
+DIVERGED = "try a lower --lr, a student's --soft-weight lower, a --warmup, or --precision float32"
 # f(logits (N, 10) float32, batch) -> its loss. A GPU records it once, with the values that Python's
 # variables have then: what changes from step to step is to be a buffer of the network, changed in
 # place, which the warm-up before the recording and a resume give back as it was.

@@ -382,7 +382,24 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     assert not any(
         word in printed for word in ("student-fair differs", "student-fair had", "student-mine had")
     )
-    assert "student-mine − student-resnet" in (out / "report.md").read_text()
+    page = (out / "report.md").read_text()
+    for name, words in (
+        ("student-mine", rf"{re.escape(f'{gain:+.2f}')} \[[^|]*\] \| [^|]*precision: "),
+        ("student-warm", r"[^|]* \(other soft_weight, temperature\) \| – \|"),
+        ("student-fair", r"[+-][\d.]+ \[[^|(]*\] \| – \|"),
+    ):
+        assert re.search(rf"^\| {name} \| 2 \| [^|‡]+ \| {words}", page, re.MULTILINE), name
+
+
+def test_a_gain_on_a_baseline_of_other_settings_is_marked(small, undrawn, capsys):
+    change(small / "notes" / "student-resnet" / "seed-1" / "config.json", lr=0.05)
+    fake.write_run(small, "student-mine", 0, teacher_sha256="teacher-resnet-0", **SMALL)
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    marked = [line.split()[0] for line in lines if line.endswith("‡")]
+    assert marked == ["student-resnet"] and sum("‡ its baseline has" in line for line in lines) == 1
+    page = (small.parent / "out" / "report.md").read_text()
+    assert len(re.findall(r"^\| student-\w+ \|.*‡ \|", page, re.MULTILINE)) == 1
 
 
 def test_a_student_trained_on_another_device_than_its_baseline_is_told(small, undrawn, capsys):
@@ -745,6 +762,8 @@ def test_nothing_at_all_is_exit_2_and_says_what_to_do(tmp_path):
     done = run_script("analyze.py", "--runs", tmp_path, "--out", tmp_path / "out", check=2)
     assert f"no finished run in {tmp_path}" in only_line(done)
     assert "make reproduce" in only_line(done) and not (tmp_path / "out").exists()
+    done = run_script("analyze.py", "--runs", tmp_path / "none", "--out", tmp_path / "o", check=2)
+    assert f"no finished run in {tmp_path / 'none'}; there is no such folder" in only_line(done)
 
 
 def test_nothing_but_damage_is_exit_2_and_named(small, undrawn, capsys):
@@ -761,17 +780,52 @@ def test_nothing_but_damage_is_exit_2_and_named(small, undrawn, capsys):
     [
         ("teacher-resnet", "train_teacher.py --recipe notes --arch resnet"),
         ("baseline", "train_baseline.py --recipe notes"),
-        ("student-resnet", "train_student.py --recipe notes"),
+        ("student-resnet", "train_student.py --recipe notes --teacher {teacher}"),
     ],
 )
 def test_a_missing_network_is_named_with_the_command_that_makes_it(small, reported, name, command):
     shutil.rmtree(small / "notes" / name)
     code, table, errors = reported(small)
     assert code == 1 and left_out(table) == {(name, 2)}
+    command = command.format(teacher=small / "notes" / "teacher-resnet" / "seed-0")
+    command += f" --epochs 16 --out {small / 'notes' / name / 'seed-0'}"  # as those it is missed by
     assert f"{name} of recipe notes is missing; python {command} makes it" in errors
     page = (small.parent / "out" / "report.md").read_text()
     assert f"{name} of recipe notes is missing" in page
     assert "No experiment of the notes is whole yet" in page
+
+
+def test_a_baseline_of_another_name_is_to_be_renamed(small, undrawn, capsys):
+    shutil.move(small / "notes" / "baseline", small / "notes" / "base")
+    shutil.move(small / "notes" / "student-resnet", small / "notes" / "plain")
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "baseline of recipe notes is missing; call the folder base so if" in printed.err
+    assert "plain − base: " in printed.out and "base − plain" not in printed.out
+
+
+def test_a_lent_teacher_is_not_what_a_missing_network_is_to_be_like(tmp_path, reported):
+    own, published = tmp_path / "runs", tmp_path / "published"
+    fake.write_experiment(published, 1, **SMALL)
+    teacher = published / "notes" / "teacher-resnet" / "seed-0" / "best.pt"
+    like = {"epochs": 17, "count": 200, "teacher_sha256": "teacher-resnet-0"}
+    fake.write_run(own, "student-resnet", 0, teacher=[str(teacher)], **like)
+    code, _, errors = reported(own)
+    assert code == 1 and "--epochs 17 --out " + str(own / "notes" / "baseline" / "seed-0") in errors
+
+
+def test_of_the_report_that_was_there_no_figure_is_left(small, undrawn):
+    out = small.parent / "out"
+    analyze.main(["--runs", str(small), "--out", str(out)])
+    (out / "figures" / "mine.png").write_bytes(b"")
+    before = set(tree(out / "figures"))
+    for name in ("baseline", "student-resnet"):
+        shutil.rmtree(small / "notes" / name)
+    analyze.main(["--runs", str(small), "--out", str(out)])
+    page = (out / "report.md").read_text()
+    left = set(tree(out / "figures"))
+    assert left < before and "mine.png" in left
+    assert all(Path(name).stem in page for name in left - {"mine.png"})
 
 
 def test_an_unfinished_run_is_named_and_the_rest_reported(small, reported):
@@ -1312,6 +1366,7 @@ def test_only_a_teacher_is_a_report_too(tmp_path, capsys):
     assert analyze.main(["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 1
     assert (out / "claims.csv").read_text() == CLAIMS_COLUMNS + "\n"
     teacher = tmp_path / "runs" / "notes" / "teacher-cnn" / "seed-3"
-    command = f"train_student.py --recipe notes --seed 3 --teacher {teacher}"
+    command = f"train_student.py --recipe notes --seed 3 --teacher {teacher} --epochs 16"
+    command += f" --out {tmp_path / 'runs' / 'notes' / 'student-cnn' / 'seed-3'}"
     words = f"student-cnn of recipe notes is missing; python {command} makes it"
     assert words in capsys.readouterr().err

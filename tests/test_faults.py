@@ -606,6 +606,7 @@ def test_unusable_teachers_are_refused(server, whole, tmp_path):
     hundred = {key: torch.zeros(100, *weights[key].shape[1:]) for key in head}
     refused = {  # teacher: why
         tmp_path / "none.pt": "there is no such file; name the folder of a run",
+        ROOT / "results" / "notes" / "teacher-resnet" / "seed-1": "though its run is here",
         tmp_path / ("long" * 100): "File name too long",
         whole["train_student.py"]: "it is the checkpoint of a student",
         whole["train_teacher.py"] / "last.pt": "it is not the best.pt of a run",

@@ -220,12 +220,19 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
     fake.write_experiment(tmp_path, 2, **SMALL)
     for name in ("student-mine", "baseline-long", "teacher-resnet-mine"):
         fake.write_run(tmp_path, name, 0, teacher_sha256="teacher-resnet-0", **SMALL)
+    for name in ("student-tiny", "baseline-tiny"):
+        taught = {"teacher_sha256": "teacher-resnet-0"} if name == "student-tiny" else {}
+        fake.write_run(tmp_path, name, 0, arch="tiny", parameters=9, **taught, **SMALL)
     comparison = compare.Comparison(records.read_all(tmp_path)[0])
+    (differs,) = comparison.besides_the_baseline("notes", "student-tiny")
+    assert differs == "arch: 'small-cnn' and 'tiny'"  # which says that its size differs
     groups = comparison.of("notes")
     own = comparison.drawn_beside("notes")
     assert own == {
         "baseline-long": ["baseline"],
+        "baseline-tiny": ["baseline"],
         "student-mine": ["baseline", "student-resnet"],
+        "student-tiny": ["baseline-tiny"],
         "teacher-resnet-mine": ["teacher-resnet"],
     }
     figure = plots.own_curves(groups, own)
@@ -240,6 +247,16 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
     assert not any(axes.axison for axes in panels)
     alone = plots.own_curves(groups, {"student-mine": own["student-mine"]})
     assert len(alone.axes) == 2 and alone.get_figwidth() == figure.get_figwidth() / 2
+
+
+def test_a_run_of_one_epoch_is_in_the_picture_beside_a_long_one():
+    runs = {"baseline": [fake.record("baseline", 0, epochs=1)]}
+    runs["teacher-resnet"] = [fake.record("teacher-resnet", 0, epochs=60)]
+    runs["baseline"][0].log["val_accuracy"] = 60.0
+    runs["teacher-resnet"][0].log["val_accuracy"] = 90.0
+    _, held_out = plots.own_curves(runs, {"teacher-resnet": ["baseline"]}).axes
+    low, high = held_out.get_ylim()
+    assert low < 60 < 90 < high
 
 
 def test_a_network_of_ones_own_has_a_point_against_cost_where_its_size_is_new():
