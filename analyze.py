@@ -274,9 +274,11 @@ def own_rows(comparison: Comparison, recipe: str, names: Sequence[str]) -> Itera
 
 
 def gain_on_kd(comparison: Comparison, trio: Trio) -> str:
-    """What is unequal beside it, the baseline has otherwise, too."""
+    """And of how many pairs if not of all seeds, and which settings of the loss are unequal."""
+    words, pairs = signed(claims.gain(trio)), len(trio.students)
+    if pairs < len(comparison.groups[trio.recipe, trio.students[0].name]):
+        words += f" (n {pairs})"
     unequal = LOSS_SETTINGS.intersection(comparison.besides_the_loss(trio))
-    words = signed(claims.gain(trio))
     return f"{words} (other {', '.join(sorted(unequal))})" if unequal else words
 
 

@@ -26,7 +26,8 @@ from common import claims, compare, config, plots, records, stats
 from common.config import LOG_COLUMNS, RESULTS_DIR
 from common.data import load as load_data
 from common.errors import UserError
-from common.page import Picture, to_bytes
+from common.page import Picture, Text, to_bytes
+from common.stats import Estimate
 from conftest import ROOT, only_line, run_script
 
 RESULTS_COLUMNS = (
@@ -356,6 +357,9 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
                        lr=0.05, **options)  # fmt: skip
         fake.write_run(small, "student-fair", seed, teacher_sha256=teacher, **options)
         fake.write_run(small, "student-other", seed, teacher_sha256="1f", **options)
+        fake.write_run(
+            small, "student-more", 2 * seed, teacher_sha256="teacher-resnet-0", **options
+        )
         warm = {"temperature": 2.0, "soft_weight": 9.0}
         fake.write_run(small, "student-warm", seed, teacher_sha256=teacher, **warm, **options)
     out = small.parent / "out"
@@ -386,6 +390,7 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     for name, words in (
         ("student-mine", rf"{re.escape(f'{gain:+.2f}')} \[[^|]*\] \| [^|]*precision: "),
         ("student-warm", r"[^|]* \(other soft_weight, temperature\) \| – \|"),
+        ("student-more", r"[^|]* \(n 1\) \| – \|"),
         ("student-fair", r"[+-][\d.]+ \[[^|(]*\] \| – \|"),
     ):
         assert re.search(rf"^\| {name} \| 2 \| [^|‡]+ \| {words}", page, re.MULTILINE), name
@@ -1339,6 +1344,27 @@ def test_images_are_shown_where_they_are_those_that_the_runs_were_tested_on():
     data = load_data()
     assert (analyze.test_images(data.test_labels) == data.test_images).all()
     assert analyze.test_images(data.test_labels[::-1]) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (
+            Estimate(3.11, np.nan, np.nan),
+            "the student recovers cannot be told: there may be no gap.",
+        ),
+        (
+            Estimate(0.5, 0.1, 0.9),
+            "The student recovers 50 % of the gap to the teacher (interval 10 ",
+        ),
+        (None, None),
+    ],
+)
+def test_a_share_of_a_gap_that_may_be_none_is_no_number(undrawn, monkeypatch, share, words):
+    monkeypatch.setattr(analyze, "gap_recovered", lambda _: share)
+    texts = [b.text for b in analyze.difference_blocks(fake.trio(2), None) if isinstance(b, Text)]
+    told = [text for text in texts if "recovers" in text]
+    assert len(told) == (words is not None) and all(words in text for text in told)
 
 
 @pytest.mark.parametrize("images", [np.zeros((2000, 28, 28), np.uint8), None])
