@@ -33,7 +33,7 @@ FREE = {
     "after_epoch",
 }  # fmt: skip
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
-SIZE = {"parameters", "multiply_adds"}
+SIZE = {"parameters", "multiply_adds"}  # they follow from the architecture
 # Recipe and network give folders, files and labels their names.
 NAME = re.compile(r"[^\W_][\w .,+=()-]*")
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones

@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake
 import numpy as np
@@ -243,6 +244,12 @@ def test_what_choosing_on_the_test_images_adds_is_told(report):
     added = [f"{row.test_best_epoch - row.test_selected:.2f} points to {row.name}" for row in rows]
     words = f"Choosing the epoch on the test images adds {', '.join(added)}."
     assert words in (report[0] / "report.md").read_text() and not words.count("-0.")
+
+
+def test_what_choosing_adds_is_not_below_0_where_it_is_nothing():
+    row = SimpleNamespace(name="mine", test_best_epoch=87.06, test_selected=87.06 + 1e-12)
+    words = analyze.what_choosing_adds(SimpleNamespace(rows=lambda _: [row]), "notes")
+    assert words.endswith(" adds 0.00 points to mine.")
 
 
 def test_the_headline_has_the_gain_of_the_table(report):

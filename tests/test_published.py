@@ -158,8 +158,8 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
 
     words = (
         "at 92 % of the held-out images {:.0f} epochs before the baseline under `notes` (p {}), "
+        "at 94 % {:.0f} epochs before it under `best` (p {})"
     )
-    words += "at 94 % {:.0f} epochs before it under `best` (p {})"
     saved = []
     for trio, level in ((notes, 92), (best, 94)):
         part = claims.faster(trio)[0]
