@@ -2,12 +2,13 @@
 
   python train_baseline.py
   python train_baseline.py --recipe best --seed 1
+  python train_baseline.py --arch deep-cnn   another small network
 
 With the same recipe and seed it starts from the student's initial weights and
 sees the student's batches in the same order: the two differ in the loss alone.
 
 Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
-in runs/RECIPE/baseline/seed-SEED.
+in runs/RECIPE/baseline/seed-SEED (baseline-ARCH for another network than small-cnn).
 """
 
 from collections.abc import Sequence
@@ -32,14 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = Dataset(load(config.data_dir), Views.of(config), device.type)
 
     torch.manual_seed(config.seed)
-    arch = "small-cnn"
-    baseline = build(arch)
+    baseline = build(config.arch)
 
     def loss(logits: Tensor, batch: Batch) -> Loss:
         return hard_loss(logits, batch.labels, config.label_smoothing)
 
-    facts = describe(baseline, "baseline", "baseline", arch, data.digest) | device.facts()
-    with open_run(config.folder("baseline"), config, facts) as run:
+    facts = describe(baseline, "baseline", config.name(), data.digest) | device.facts()
+    with open_run(config.folder(config.name()), config, facts) as run:
         fit(baseline, loss, data, config, run, device)
 
 

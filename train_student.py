@@ -4,6 +4,7 @@
   python train_student.py --teacher runs/notes/teacher-cnn/seed-0
   python train_student.py --teacher A B      an ensemble: their logits averaged
   python train_student.py --loss dkd --temperature 2 --alpha 0.3
+  python train_student.py --arch deep-cnn    another small network
 
   loss = (1 - alpha) * hard + alpha * soft_weight * soft
   soft = temperature^2 * KL(teacher || student), softened (--loss kd)
@@ -13,7 +14,8 @@ ResNet of the same recipe and seed under runs/, else the published one.
 
 Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
 in runs/RECIPE/student-TEACHER/seed-SEED, TEACHER being resnet, cnn or ensemble
-(student-TEACHER-LOSS for another loss than kd).
+(student-TEACHER-LOSS for another loss than kd, then -ARCH for another network
+than small-cnn).
 """
 
 from collections.abc import Sequence
@@ -49,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     torch.manual_seed(config.seed)  # the next lines as in train_baseline.py: the same weights
-    arch = "small-cnn"
-    student = build(arch)
+    student = build(config.arch)
 
     def loss(student_logits: Tensor, batch: Batch) -> Loss:
         return distillation_loss(
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
     name = config.name(teachers[0].arch if len(teachers) == 1 else "ensemble")
-    facts = describe(student, "student", name, arch, data.digest) | device.facts()
+    facts = describe(student, "student", name, data.digest) | device.facts()
     facts["teacher"] = [in_project(teacher.path) for teacher in teachers]
     facts["teacher_sha256"] = "+".join(teacher.digest for teacher in teachers)
     with open_run(config.folder(name), config, facts) as run:

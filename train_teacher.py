@@ -25,7 +25,6 @@ from common.train import fit
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = TeacherConfig.parse(__doc__, argv)
-    name = f"teacher-{config.arch}"
     device = choose_device(config)
     data = Dataset(load(config.data_dir), Views.of(config), device.type)
 
@@ -35,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     def loss(logits: Tensor, batch: Batch) -> Loss:
         return hard_loss(logits, batch.labels, config.label_smoothing)
 
-    facts = describe(teacher, "teacher", name, config.arch, data.digest) | device.facts()
-    with open_run(config.folder(name), config, facts) as run:
+    facts = describe(teacher, "teacher", config.name(), data.digest) | device.facts()
+    with open_run(config.folder(config.name()), config, facts) as run:
         fit(teacher, loss, data, config, run, device)
 
 

@@ -38,7 +38,8 @@ SIZE = {"parameters", "multiply_adds"}  # they follow from the architecture
 NAME = re.compile(r"[^\W_][\w .,+=()-]*")
 TRAIN_IMAGES = 55_000  # 60,000 less the held-out ones
 
-# Baseline and student both take "small-cnn": they differ in the loss and in nothing else.
+# Baseline and student both take those of "small-cnn", whatever their --arch: they differ in the
+# loss and in nothing else.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     # The notes' experiment: a high learning rate, to the end for the small CNN and with one drop
     # for the teacher; no regularisation but weight decay and augmentation.
@@ -166,6 +167,11 @@ def _named(text: str) -> str:
     return text
 
 
+def _unless(usual: str, value: str) -> str:
+    """What a value adds to a run's name: nothing where it is the usual one."""
+    return "" if value == usual else f"-{value}"
+
+
 def _nearest(text: str, names: Sequence[str]) -> str:
     bare, word = {name.lstrip("-"): name for name in names}, text.lstrip("-")
     begun = [name for name in bare if word and name.startswith(word)]
@@ -193,6 +199,12 @@ class Config:
         one_of(*RECIPES),
         "set of defaults: notes, as in the lab report; best, trained harder",
         "notes",
+    )
+    arch: str = setting(
+        architecture,
+        "small-cnn; deep-cnn, as small, more accurate, slower; or another in NETWORKS of "
+        "common/models.py",
+        "small-cnn",
     )
     epochs: int = setting(positive_int, "passes over the training images")
     batch_size: int = setting(batch_size, "images per step")
@@ -284,10 +296,17 @@ class TeacherConfig(Config):
         "resnet",
     )
 
+    def name(self) -> str:
+        return f"teacher-{self.arch}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig(Config):
     """Nothing beyond what every network takes."""
+
+    def name(self) -> str:
+        """The network's name; the notes' own keeps it to itself."""
+        return "baseline" + _unless("small-cnn", self.arch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,8 +326,8 @@ class StudentConfig(Config):
     )
 
     def name(self, teacher: str) -> str:
-        """The network's name; the notes' students, of loss kd, keep theirs to themselves."""
-        return f"student-{teacher}" + (f"-{self.loss}" if self.loss != "kd" else "")
+        """The network's name; the notes' own students, of loss kd, keep theirs to themselves."""
+        return f"student-{teacher}" + _unless("kd", self.loss) + _unless("small-cnn", self.arch)
 
 
 class Parser(argparse.ArgumentParser):

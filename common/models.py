@@ -1,4 +1,4 @@
-"""The three networks. `build(name)` makes one, with fresh weights from torch's global generator.
+"""The networks. `build(name)` makes one, with fresh weights from torch's global generator.
 
 All take images (N, 1, 28, 28), uint8 as they are on disk, or floating point if already
 normalised, and return logits (N, 10). They normalise uint8 themselves, so that a checkpoint is
@@ -70,8 +70,10 @@ def resnet() -> nn.Sequential:
     return nn.Sequential(*layers, GlobalMean(), nn.Linear(width, 10))
 
 
-def plain_cnn(stages: tuple[tuple[int, ...], ...], hidden: int) -> nn.Sequential:
+def plain_cnn(stages: tuple[tuple[int, ...], ...], hidden: int | None) -> nn.Sequential:
     """Feed-forward CNN: stages of 3x3 convolutions with 2x2 maximum pooling between them.
+
+    hidden: width of the layer between the means and the classes, or None for no such layer.
 
     A pooled layer is pooled before its norm, which then has a quarter of the values to pass over.
     """
@@ -84,20 +86,19 @@ def plain_cnn(stages: tuple[tuple[int, ...], ...], hidden: int) -> nn.Sequential
         if number < len(stages):
             convolution, norm = layers[-2]
             layers[-2:-1] = [convolution, nn.MaxPool2d(2), norm]
-    return nn.Sequential(
-        *layers,
-        GlobalMean(),
-        nn.Linear(width, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden, 10),
-    )
+    layers.append(GlobalMean())
+    if hidden is not None:
+        layers += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden)]
+        layers.append(nn.ReLU(inplace=True))
+        width = hidden
+    return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
 NETWORKS = {
     "resnet": resnet,
     "cnn": lambda: plain_cnn(((32,), (64, 128), (192, 192), (192,)), 256),
     "small-cnn": lambda: plain_cnn(((32, 32), (64, 64), (128,)), 256),
+    "deep-cnn": lambda: plain_cnn(((24, 32, 32), (48, 48, 48), (64, 64, 64)), None),
 }
 
 

@@ -262,7 +262,7 @@ class Run:
     def __init__(self, folder: Path, config: Config, facts: dict[str, Any]):
         """Claim `folder` for a run of `config`.
 
-        facts: role, name, arch and whatever else config.json is to record of the run. Raises
+        facts: role, name and whatever else config.json is to record of the run. Raises
         UserError if the folder is in use, not writable, holds another run, or holds this one and
         neither --resume nor --overwrite was given.
         """
@@ -522,9 +522,7 @@ def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Ru
         run.close()
 
 
-def describe(
-    network: torch.nn.Module, role: str, name: str, arch: str, data_digest: str
-) -> dict[str, Any]:
+def describe(network: torch.nn.Module, role: str, name: str, data_digest: str) -> dict[str, Any]:
     """What config.json records of a run beyond its settings and its device."""
     try:
         commit = subprocess.run(
@@ -539,7 +537,6 @@ def describe(
     return {
         "role": role,
         "name": name,
-        "arch": arch,
         "parameters": count_parameters(network),
         "multiply_adds": count_multiply_adds(network),
         "data_sha256": data_digest,

@@ -93,6 +93,7 @@ below_one = st.floats(min_value=0, max_value=1, exclude_max=True)
 names = st.text(min_size=1).filter(lambda text: "\0" not in text)
 paths = st.none() | names
 common_values = {
+    "arch": st.sampled_from(list(NETWORKS)),
     "recipe": st.sampled_from(list(RECIPES)),
     "epochs": st.integers(1, 1_000_000),
     "batch_size": st.integers(1, TRAIN_IMAGES).filter(lambda size: (TRAIN_IMAGES - 1) % size),
@@ -117,7 +118,7 @@ common_values = {
     "overwrite": st.just(False),
 }
 own_values = {
-    TeacherConfig: {"arch": st.sampled_from(list(NETWORKS))},
+    TeacherConfig: {},
     BaselineConfig: {},
     StudentConfig: {
         "teacher": st.none() | st.lists(names, min_size=1),

@@ -106,7 +106,7 @@ def test_every_published_run_is_of_a_command_in_reproduce_sh(tmp_path):
             arch = teachers[0].parent.name.removeprefix("teacher-")
             name = config.name(arch if len(teachers) == 1 else "ensemble")
         else:
-            name = f"teacher-{config.arch}" if hasattr(config, "arch") else "baseline"
+            name = config.name()
         folder = published(config.folder(name))
         if folder.exists():  # else it is still to run
             found.add(folder)

@@ -544,7 +544,7 @@ def test_a_teacher_still_in_training_is_refused(tmp_path):
 
 
 def test_the_facts_of_a_run_can_be_written_and_read_again(tmp_path):
-    facts = describe(build("small-cnn"), "baseline", "baseline", "small-cnn", "1f")
+    facts = describe(build("small-cnn"), "baseline", "baseline", "1f")
     assert json.loads(json.dumps(facts)) == facts and facts["parameters"] == 175_018
     with open_run(tmp_path, config(), facts) as run:
         run.save_config()

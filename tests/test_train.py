@@ -40,7 +40,7 @@ def train(trainer, count, epoch=1, seed=0):
 
 
 def run_fit(network, objective, dataset, folder, device, config, **options):
-    facts = describe(network, "baseline", "baseline", "small-cnn", dataset.digest)
+    facts = describe(network, "baseline", "baseline", dataset.digest)
     with open_run(folder, config, facts | device.facts()) as run:
         fit(network, objective, dataset, config, run, device, **options)
     return load_file(folder / "last.pt")
