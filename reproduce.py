@@ -56,7 +56,6 @@ class Job:
     runs: Path
     role: str
     name: str
-    network: str  # as build() takes it
     config: Config
     teacher: "Job | None" = None
 
@@ -82,7 +81,7 @@ class Job:
         words = [sys.executable, str(ROOT / f"train_{self.role}.py"), *shared]
         words += ["--seed", str(self.config.seed), "--out", str(self.folder)]
         if self.role == "teacher":
-            words += ["--arch", self.network]
+            words += ["--arch", self.config.arch]
         if self.teacher:
             words += ["--teacher", str(self.teacher.folder / "best.pt")]
         return [*words, "--resume"]
@@ -100,14 +99,12 @@ def plan(runs: Path, shared: list[str], seeds: Sequence[int], teachers: Sequence
     jobs: list[Job] = []
     for seed in seeds:
         words = [*shared, "--seed", str(seed)]
-        of_seed = [
-            Job(runs, "teacher", f"teacher-{a}", a, TeacherConfig.parse("", [*words, "--arch", a]))
-            for a in teachers
-        ]
+        configs = [TeacherConfig.parse("", [*words, "--arch", arch]) for arch in teachers]
+        of_seed = [Job(runs, "teacher", config.name(), config) for config in configs]
         baseline, student = BaselineConfig.parse("", words), StudentConfig.parse("", words)
-        jobs += [*of_seed, Job(runs, "baseline", "baseline", "small-cnn", baseline)]
+        jobs += [*of_seed, Job(runs, "baseline", baseline.name(), baseline)]
         jobs += [
-            Job(runs, "student", f"student-{teacher.network}", "small-cnn", student, teacher)
+            Job(runs, "student", student.name(teacher.config.arch), student, teacher)
             for teacher in of_seed
         ]
     return jobs
@@ -222,16 +219,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{' '.join(map(str, seeds))}, on {device.type} ({device.name})\nrun folders in {runs}"
     )
     left = [job for job in jobs if job.epochs_left]
-    needed = {each.network for job in left for each in (job, job.teacher) if each}
+    needed = {each.config.arch for job in left for each in (job, job.teacher) if each}
     pace = {network: measure_pace(network, first, data, device) for network in sorted(needed)}
     total = 0.0
     for job in jobs:
         todo = "done already"
         if job in left:
-            expected = job.epochs_left * pace[job.network].epoch
+            expected = job.epochs_left * pace[job.config.arch].epoch
             if job.teacher:
                 answers = len(data) * Views.of(job.config).met(job.config.epochs)
-                expected += answers * pace[job.teacher.network].answer
+                expected += answers * pace[job.teacher.config.arch].answer
             total += expected
             todo = f"about {in_words(expected)}"
         print(f"  {job.name} seed {job.config.seed}: {todo}")

@@ -8,7 +8,8 @@ With the same recipe and seed it starts from the student's initial weights and
 sees the student's batches in the same order: the two differ in the loss alone.
 
 Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
-in runs/RECIPE/baseline/seed-SEED (baseline-ARCH for another network than small-cnn).
+in runs/RECIPE/baseline/seed-SEED (baseline-ARCH for another network than
+small-cnn).
 """
 
 from collections.abc import Sequence

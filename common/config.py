@@ -202,8 +202,7 @@ class Config:
     )
     arch: str = setting(
         architecture,
-        "small-cnn; deep-cnn, as small, more accurate, slower; or another in NETWORKS of "
-        "common/models.py",
+        "small-cnn; deep-cnn, as small and deeper; or another in NETWORKS of common/models.py",
         "small-cnn",
     )
     epochs: int = setting(positive_int, "passes over the training images")

@@ -226,9 +226,23 @@ def test_a_loss_of_ones_own_can_be_asked_for(monkeypatch):
 
 def test_a_network_of_ones_own_can_be_asked_for(monkeypatch):
     words = f"'a new one' is none of {', '.join(NETWORKS)}"
-    assert words in refused(TeacherConfig, "--arch", "a new one")
+    for kind in CONFIGS.values():
+        assert words in refused(kind, "--arch", "a new one")
     monkeypatch.setitem(NETWORKS, "a new one", nn.Identity)
-    assert TeacherConfig.parse("", ["--arch", "a new one"]).arch == "a new one"
+    for kind in CONFIGS.values():
+        assert kind.parse("", ["--arch", "a new one"]).arch == "a new one"
+
+
+def test_a_run_is_named_by_what_the_notes_do_not_have():
+    assert [TeacherConfig().name(), BaselineConfig().name()] == ["teacher-resnet", "baseline"]
+    assert BaselineConfig(arch="deep-cnn").name() == "baseline-deep-cnn"
+    for loss, arch, name in (
+        ("kd", "small-cnn", "student-resnet"),
+        ("dist", "small-cnn", "student-resnet-dist"),
+        ("kd", "deep-cnn", "student-resnet-deep-cnn"),
+        ("dist", "deep-cnn", "student-resnet-dist-deep-cnn"),
+    ):
+        assert StudentConfig(loss=loss, arch=arch).name("resnet") == name
 
 
 def test_a_name_that_no_row_of_the_report_can_have_is_refused(monkeypatch):

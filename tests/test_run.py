@@ -35,7 +35,7 @@ from common.run import (
 from conftest import equal, quick_config
 
 FACTS = {
-    "role": "baseline", "name": "baseline", "arch": "small-cnn", "parameters": 10, "threads": 1,
+    "role": "baseline", "name": "baseline", "parameters": 10, "threads": 1,
     "device": "cpu", "precision": "float32", "versions": {"torch": "1"},
 }  # fmt: skip
 
@@ -508,8 +508,7 @@ def test_a_run_of_an_older_version_is_gone_on_with(tmp_path):
 
 def test_a_teacher_comes_back_with_its_weights_and_digest(tmp_path):
     teacher = build("cnn")
-    facts = FACTS | {"role": "teacher", "arch": "cnn"}
-    with open_run(tmp_path, config(), facts) as run:
+    with open_run(tmp_path, config(arch="cnn"), FACTS | {"role": "teacher"}) as run:
         run.save_best(teacher.state_dict(), 1, 90.0)
     found = read_teacher(tmp_path / "best.pt")
     assert found.arch == "cnn" and equal(
@@ -519,7 +518,7 @@ def test_a_teacher_comes_back_with_its_weights_and_digest(tmp_path):
 
 
 def test_a_teacher_that_is_replaced_meanwhile_is_refused(tmp_path, monkeypatch):
-    with open_run(tmp_path, config(), FACTS | {"role": "teacher", "arch": "cnn"}) as run:
+    with open_run(tmp_path, config(arch="cnn"), FACTS | {"role": "teacher"}) as run:
         run.save_best(build("cnn").state_dict(), 1, 90.0)
 
         def load_and_replace(path):
@@ -534,7 +533,7 @@ def test_a_teacher_that_is_replaced_meanwhile_is_refused(tmp_path, monkeypatch):
 
 def test_a_teacher_still_in_training_is_refused(tmp_path):
     """Its best.pt may change yet, and the student could not be resumed."""
-    with open_run(tmp_path, config(), FACTS | {"role": "teacher", "arch": "cnn"}) as run:
+    with open_run(tmp_path, config(arch="cnn"), FACTS | {"role": "teacher"}) as run:
         run.save_config()
         run.save_best(build("cnn").state_dict(), 1, 90.0)
         with pytest.raises(UserError, match="its training is not finished"):
