@@ -17,9 +17,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from common.errors import UserError
+from common.errors import ROOT, UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 RUNS_DIR, RESULTS_DIR = ROOT / "runs", ROOT / "results"
 # Columns of log.csv; accuracies are in percent, train_soft_loss is empty without a teacher.
 LOG_COLUMNS = (

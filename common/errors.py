@@ -6,7 +6,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, Self
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class UserError(Exception):
@@ -85,7 +88,8 @@ def script(main: Callable[[], int | None]) -> NoReturn:
             status, text = error.exit_code, str(error)
         else:
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            status, text = 1, f"unexpected failure; {text}; add --debug for the traceback"
+            where = _innermost(error)
+            status, text = 1, f"unexpected failure{where}; {text}; add --debug for the traceback"
         print(f"error: {text}", file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -94,6 +98,15 @@ def script(main: Callable[[], int | None]) -> NoReturn:
     except OSError:  # the interpreter would try again at exit, and complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _innermost(error: Exception) -> str:
+    """Where in the project it came from, in words: one that a user's own loss raised names that."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(ROOT) and "site-packages" not in file.parts:
+            return f" in {frame.name} ({file.relative_to(ROOT)}, line {frame.lineno})"
+    return ""
 
 
 def _interrupt(number: int, _: object) -> NoReturn:

@@ -3,6 +3,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch.nn import functional
 
 from common.errors import Interrupted, UserError, script
 from conftest import ROOT
@@ -32,9 +34,20 @@ def test_a_failure_is_one_line_whatever_it_holds(monkeypatch, capfd):
     broken = failing(UserError("what", "why", "do", exit_code=1))
     assert outcome(broken, monkeypatch, capfd) == (1, ["error: what; why; do"])
     code, lines = outcome(failing(ZeroDivisionError("by\nzero")), monkeypatch, capfd)
+    line = failing.__code__.co_firstlineno + 2
     assert code == 1 and lines == [
-        "error: unexpected failure; ZeroDivisionError: by zero; add --debug for the traceback"
+        f"error: unexpected failure in main (tests/test_errors.py, line {line}); "
+        "ZeroDivisionError: by zero; add --debug for the traceback"
     ]
+
+
+def test_a_failure_inside_a_library_names_the_line_of_ours_that_called_it(monkeypatch, capfd):
+    def mine():
+        functional.cross_entropy(torch.zeros(2, 3), torch.zeros(5).long())  # raised in torch
+
+    _, (line,) = outcome(mine, monkeypatch, capfd)
+    number = mine.__code__.co_firstlineno + 1
+    assert f"failure in mine (tests/test_errors.py, line {number}); ValueError: " in line
 
 
 def test_debug_shows_the_traceback_and_changes_no_exit_code(monkeypatch, capfd):
