@@ -17,11 +17,14 @@ networks() {
 }
 controls() {
   local teachers=runs/$recipe/teacher-resnet
+  local three=("$teachers"/seed-{$seed,$(((seed + 1) % 5)),$(((seed + 2) % 5))})
   train baseline --label-smoothing 0.1 --out "runs/$recipe/baseline-smoothed/seed-$seed"
   for loss in dist logit-standard dkd; do
     train student --loss $loss --teacher "$teachers/seed-$seed"
   done
-  train student --teacher "$teachers"/seed-{$seed,$(((seed + 1) % 5)),$(((seed + 2) % 5))}
+  train student --teacher "${three[@]}"
+  train baseline --arch deep-cnn
+  train student --arch deep-cnn --teacher "${three[@]}"
   train baseline --epochs 100 --out "runs/$recipe/baseline-100-epochs/seed-$seed"
 }
 on_cpu() { train baseline --device cpu --out "runs/$recipe/baseline-on-cpu/seed-$seed"; }
