@@ -258,22 +258,45 @@ def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
 
 
 ON_KD = "gain on plain distillation"
+ON_EQUAL = "gain on a control that differs in the loss alone"
 BESIDES = "differs from the baseline, but for the loss, in"
 
 
-def own_rows(comparison: Comparison, recipe: str, names: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Of these networks the rows of the table, with two columns more, one in place of the mark."""
+def own_table(
+    comparison: Comparison, recipe: str, names: Sequence[str], columns: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Of these networks the `columns` of the table and what they compare with: header and rows."""
+    rows = []
     for row in results_rows(comparison, recipe):
         if (name := row["network"]) in names:
             own = name in comparison.own(recipe)
             kd = comparison.against_kd(recipe, name) if own else None
-            row["gain on baseline"] = row["gain on baseline"].removesuffix(UNEQUAL)
-            row[ON_KD] = gain_on_kd(comparison, kd) if kd else DASH
+            equal = own_controls(comparison, recipe, name) if own else []
+            row["gain on baseline"] = row["gain on baseline"].removesuffix(
+                UNEQUAL
+            )  # BESIDES says it
+            row[ON_KD] = gain_beside(comparison, kd) if kd else DASH
+            row[ON_EQUAL] = "; ".join(
+                f"{gain_beside(comparison, trio)} on {trio.baselines[0].name}" for trio in equal
+            )
             row[BESIDES] = "; ".join(comparison.besides_the_baseline(recipe, name)) or DASH
-            yield row
+            rows.append(row)
+    equal = [ON_EQUAL] * any(row[ON_EQUAL] for row in rows)
+    columns = [*columns, ON_KD, *equal, BESIDES]
+    return columns, [[row[key] or DASH for key in columns] for row in rows]
 
 
-def gain_on_kd(comparison: Comparison, trio: Trio) -> str:
+def own_controls(comparison: Comparison, recipe: str, name: str) -> list[Trio]:
+    """The runs of `name` with each control of the same settings, but for plain distillation."""
+    kd = comparison.against_kd(recipe, name)
+    return [
+        trio
+        for trio in comparison.against_equal(recipe, name)
+        if not kd or trio.baselines[0].name != kd.baselines[0].name
+    ]
+
+
+def gain_beside(comparison: Comparison, trio: Trio) -> str:
     """And of how many pairs if not of all seeds, and which settings of the loss are unequal."""
     words, pairs = signed(claims.gain(trio)), len(trio.students)
     if pairs < len(comparison.groups[trio.recipe, trio.students[0].name]):
@@ -296,18 +319,14 @@ def difference_in_words(comparison: Comparison, trio: Trio) -> str:
 def own_in_words(comparison: Comparison, recipe: str, tabled: Sequence[str] = ()) -> list[str]:
     """Networks that the notes do not have, beside what they compare with; and what is unequal.
 
-    tabled: of which a table says their gain on plain distillation and what is unequal.
+    tabled: of which a table says all but the remarks.
     """
     lines = []
     for name in comparison.own(recipe):
-        kd = comparison.against_kd(recipe, name)
-        trios = [kd] if kd and name not in tabled else []
-        trios += [
-            t
-            for t in comparison.against_equal(recipe, name)
-            if not kd or t.baselines[0].name != kd.baselines[0].name
-        ]
-        lines += [difference_in_words(comparison, trio) for trio in trios]
+        if name not in tabled:
+            kd = comparison.against_kd(recipe, name)
+            trios = [kd] * bool(kd) + own_controls(comparison, recipe, name)
+            lines += [difference_in_words(comparison, trio) for trio in trios]
     lines += [
         f"{name} differs from the baseline in {what}"
         for name in comparison.of(recipe)
@@ -414,8 +433,9 @@ def blocks(
         rows = results_rows(comparison, recipe)
         yield Table(f"Recipe {recipe}", list(rows[0]), [list(row.values()) for row in rows])
         if own := comparison.own(recipe):
-            columns = ["network", "seeds", "gain on baseline", ON_KD, BESIDES]
-            rows = [[row[key] for key in columns] for row in own_rows(comparison, recipe, own)]
+            columns, rows = own_table(
+                comparison, recipe, own, ["network", "seeds", "gain on baseline"]
+            )
             yield Table(f"Recipe {recipe}, networks that the notes do not have", columns, rows)
         words = own_in_words(comparison, recipe, own)
         for line in (what_choosing_adds(comparison, recipe), *words):
@@ -784,17 +804,17 @@ def results_in_brief(comparison: Comparison) -> str:
 
 def own_in_brief(comparison: Comparison) -> str:
     """What the first screen leaves out: networks that the notes do not have, former recipes."""
-    columns = ["network", "seeds", "held-out", "test", "gain on baseline", ON_KD, BESIDES]
+    known = ["network", "seeds", "held-out", "test", "gain on baseline"]
     parts = []
     for recipe in comparison.recipes:
         first_screen = NAMES if recipe in comparison.main_recipes else ()
         names = [name for name in comparison.of(recipe) if name not in first_screen]
-        rows = list(own_rows(comparison, recipe, names))
+        columns, rows = own_table(comparison, recipe, names, known)
         own = own_in_words(comparison, recipe, names)
         if rows or own:
             parts.append(f"Recipe `{recipe}`" + (", accuracies in %:" if rows else ":"))
         if rows:
-            parts.append(markdown_table(columns, [[row[key] for key in columns] for row in rows]))
+            parts.append(markdown_table(columns, rows))
         if own:
             parts.append("\n".join(f"- {line}" for line in own))
     return "\n\n".join(parts + marks_explained(" ".join(parts))) or "None."

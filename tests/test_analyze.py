@@ -394,6 +394,7 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
         word in printed for word in ("student-fair differs", "student-fair had", "student-mine had")
     )
     page = (out / "report.md").read_text()
+    assert "gain on a control" not in page
     for name, words in (
         ("student-mine", rf"{re.escape(f'{gain:+.2f}')} \[[^|]*\] \| [^|]*precision: "),
         ("student-warm", r"[^|]* \(other soft_weight, temperature\) \| – \|"),
@@ -463,6 +464,17 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
     assert "student-mine − student-of-" not in printed  # not even if one pair is equal
     assert "− baseline-fast" not in printed
     assert "student-resnet − baseline-slow" not in printed
+    page = (small.parent / "out" / "report.md").read_text()
+    assert page.count("gain on a control that differs in the loss alone") == 1
+    gains = (
+        rf"{re.escape(f'{np.mean(mine) - np.mean(slow):+.2f}')} \[[^|;]+\] on baseline-slow; "
+        rf"{re.escape(f'{np.mean(mine) - np.mean(kd):+.2f}')} \[[^|;]+\] on student-slow"
+    )
+    assert re.search(
+        rf"^\| student-mine \|[^|]+\|[^|]+\|[^|]+\| {gains} \| lr: ", page, re.MULTILINE
+    )
+    assert re.search(r"^\| baseline-slow \|[^|]+\|[^|]+\|[^|]+\| – \| lr: ", page, re.MULTILINE)
+    assert "student-mine −" not in page  # the table says it
 
 
 def test_a_loss_is_compared_with_plain_distillation_from_the_same_teacher(small, undrawn, capsys):
