@@ -272,9 +272,9 @@ def own_table(
             own = name in comparison.own(recipe)
             kd = comparison.against_kd(recipe, name) if own else None
             equal = own_controls(comparison, recipe, name) if own else []
-            row["gain on baseline"] = row["gain on baseline"].removesuffix(
-                UNEQUAL
-            )  # BESIDES says it
+            base = comparison.baseline_of(recipe, name)
+            gain = row["gain on baseline"].removesuffix(UNEQUAL)  # BESIDES says it
+            row["gain on baseline"] = gain if base == "baseline" else f"{gain} ({base})"
             row[ON_KD] = gain_beside(comparison, kd) if kd else DASH
             row[ON_EQUAL] = "; ".join(
                 f"{gain_beside(comparison, trio)} on {trio.baselines[0].name}" for trio in equal
@@ -287,13 +287,11 @@ def own_table(
 
 
 def own_controls(comparison: Comparison, recipe: str, name: str) -> list[Trio]:
-    """The runs of `name` with each control of the same settings, but for plain distillation."""
+    """The runs of `name` with each control of the same settings that is in no other column."""
     kd = comparison.against_kd(recipe, name)
-    return [
-        trio
-        for trio in comparison.against_equal(recipe, name)
-        if not kd or trio.baselines[0].name != kd.baselines[0].name
-    ]
+    tabled = {comparison.baseline_of(recipe, name)} | ({kd.baselines[0].name} if kd else set())
+    trios = comparison.against_equal(recipe, name)
+    return [trio for trio in trios if trio.baselines[0].name not in tabled]
 
 
 def gain_beside(comparison: Comparison, trio: Trio) -> str:
@@ -346,7 +344,8 @@ COLUMNS_EXPLAINED = (
     "Accuracies in percent, mean ± sample deviation over the seeds. test: at the epoch chosen on "
     "the held-out images; best test epoch: the notes' way, chosen on the test images themselves, "
     "and so too high; notes: their published figure, chosen that way. Gain: student − baseline "
-    "in points at the epoch chosen on held-out images, paired by seed, with its 95 % interval "
+    "(of another network than the small CNN: on its own baseline, if that is there) in points at "
+    "the epoch chosen on held-out images, paired by seed, with its 95 % interval "
     "(Student's t over the seeds; n: of so many seeds, where others have no baseline). train: of "
     "the augmented images, while they were trained on, so not comparable between recipes. "
     "held-out: of the images that chose the epoch, and so a little too high; settings are to be "
@@ -368,9 +367,8 @@ def terminal_table(comparison: Comparison, recipe: str) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[0] = min(widths[0], 80 - sum(widths[1:]) - len(widths[1:]))
     for row in rows:
-        if len(row[0]) > widths[0]:
-            end = widths[0] // 3  # where names begin alike, their ends tell them apart
-            row[0] = f"{row[0][: widths[0] - end - 1]}…{row[0][-end:]}"
+        if len(row[0]) > widths[0]:  # a line of its own
+            row[0] += "\n" + " " * widths[0]
     return "\n".join(
         " ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
         for row in rows

@@ -12,7 +12,14 @@ import pandas as pd
 
 from common import claims, stats
 from common.claims import Trio
-from common.config import RECIPES, RESULTS_DIR, RUNS_DIR, differing
+from common.config import (
+    RECIPES,
+    RESULTS_DIR,
+    RUNS_DIR,
+    BaselineConfig,
+    StudentConfig,
+    differing,
+)
 from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, ensemble, in_words, order
 from common.stats import Estimate
 
@@ -43,14 +50,15 @@ def _moved(name: str, runs: Sequence[Record]) -> list[str]:
 
 
 def _command(name: str, like: Record, teacher: Record) -> str:
-    """What trains a network of the notes, of the seed and length of `like`, to lie beside it."""
+    """What trains a network of the notes, or the baseline of another small network, of the seed and
+    length of `like`, to lie beside it."""
     role, _, arch = name.partition("-")
     recipe = like.folder.parent.parent
     elsewhere = recipe.resolve() != RUNS_DIR / like.recipe
     command = f"python train_{role}.py --recipe {like.recipe}"
     if like.seed:
         command += f" --seed {like.seed}"
-    if role == "teacher":
+    if role == "teacher" or (role == "baseline" and arch):
         command += f" --arch {arch}"
     elif teacher.name == f"teacher-{arch}" and (arch == "cnn" or elsewhere):
         command += f" --teacher {teacher.folder}"
@@ -65,7 +73,8 @@ def _command(name: str, like: Record, teacher: Record) -> str:
 class Comparison:
     """The complete runs among `records`, by recipe and network.
 
-    A network is compared with the baselines of its own recipe and seeds. A student's teacher is
+    A network is compared with the baselines of its own recipe and seeds, a student of another
+    architecture than the notes' with those of the same, if there are such. A student's teacher is
     the one whose best.pt has the digest that the student's config.json recorded, or the ensemble
     of those.
     """
@@ -102,7 +111,7 @@ class Comparison:
         return {name: runs for (r, name), runs in self.groups.items() if r == recipe}
 
     def trio(
-        self, recipe: str, name: str, experiment: int = 0, against: str = "baseline"
+        self, recipe: str, name: str, experiment: int = 0, against: str | None = None
     ) -> Trio | None:
         """The runs of `name` with the baselines of their seeds and with their teachers, if any,
         and with those teachers' other seeds.
@@ -110,6 +119,7 @@ class Comparison:
         against: the network that takes the baseline's place. None for teachers, for that network
         itself, and where no seed has both.
         """
+        against = against or self.baseline_of(recipe, name)
         baselines = {run.seed: run for run in self.groups.get((recipe, against), [])}
         runs = [run for run in self.groups.get((recipe, name), []) if run.seed in baselines]
         if name == against or not runs or runs[0].role == "teacher":
@@ -122,6 +132,20 @@ class Comparison:
                 teachers |= seeds
         pairs = [baselines[run.seed] for run in runs]
         return Trio(recipe, experiment, list(teachers.values()), pairs, runs)
+
+    def baseline_of(self, recipe: str, name: str) -> str:
+        """The network that is its baseline: of a student of another architecture than the notes'
+        the baseline of the same, if possible one that differs in the loss alone."""
+        runs = self.groups.get((recipe, name), [])
+        if not runs or runs[0].role != "student" or runs[0].config["arch"] == BaselineConfig.arch:
+            return "baseline"
+        equal = {trio.baselines[0].name for trio in self.against_equal(recipe, name)}
+        alike = (other for other in self.own(recipe) if self._role(recipe, other) == "baseline")
+        return max(
+            (other for other in alike if self._arch(recipe, other) == runs[0].config["arch"]),
+            key=lambda other: other in equal,
+            default="baseline",
+        )
 
     def experiments(self) -> list[Trio]:
         """The notes' experiments that are whole: teacher, baseline and student."""
@@ -151,19 +175,26 @@ class Comparison:
     def against_kd(self, recipe: str, name: str) -> Trio | None:
         """The runs of `name` with the students of plain distillation of their seeds.
 
-        Of their own teachers, if there are such; else with experiment 2's, the ResNet.
+        Of their own architecture and, if there are such, of their own teachers; else with
+        experiment 2's, the ResNet.
         """
-        students = [f"student-{arch}" for arch in EXPERIMENTS.values()]
+        arch = self._arch(recipe, name)
+        usual = StudentConfig(arch=arch, loss="kd")
+        students = [usual.name(teacher) for teacher in EXPERIMENTS.values()]
         if self._role(recipe, name) == "student" and not self._plain(recipe, name):
             students += [other for other in self.own(recipe) if self._plain(recipe, other)]
+        trios = (self.trio(recipe, name, against=student) for student in students)
         return max(
-            filter(None, (self.trio(recipe, name, against=student) for student in students)),
+            (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch),
             key=lambda trio: sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
             default=None,
         )
 
     def _role(self, recipe: str, name: str) -> str:
         return self.groups[recipe, name][0].role
+
+    def _arch(self, recipe: str, name: str) -> str:
+        return self.groups[recipe, name][0].config["arch"]
 
     def _plain(self, recipe: str, name: str) -> bool:
         """Whether these runs are students of plain distillation."""
@@ -173,19 +204,16 @@ class Comparison:
     def drawn_beside(self, recipe: str) -> dict[str, list[str]]:
         """Networks that the notes do not have, each with those it is drawn beside.
 
-        The teachers for a teacher, else the baseline, and for a student plain distillation too. Of
-        another network than the baseline's a student's own controls, if there are such.
+        The teachers for a teacher, else the baseline, and for a student plain distillation too.
         """
         groups = self.of(recipe)
-        baseline = {run.config["arch"] for run in groups.get("baseline", [])}
         beside = {}
         for name, runs in groups.items():
             if name not in NAMES:
                 role = runs[0].role
-                wanted = {"teacher-resnet", "teacher-cnn"} if role == "teacher" else {"baseline"}
-                equal = {trio.baselines[0].name for trio in self.against_equal(recipe, name)}
-                if equal and runs[0].config["arch"] not in baseline:
-                    wanted = equal
+                wanted = {self.baseline_of(recipe, name)}
+                if role == "teacher":
+                    wanted = {"teacher-resnet", "teacher-cnn"}
                 elif role == "student" and (kd := self.against_kd(recipe, name)):
                     wanted.add(kd.baselines[0].name)
                 beside[name] = [other for other in groups if other in wanted]
@@ -217,7 +245,8 @@ class Comparison:
         if name == "baseline" or runs[0].role == "teacher":
             return []
         trio = self.trio(recipe, name)
-        bases = self.groups.get((recipe, "baseline"), [])[:1]  # where none has its seed
+        base = self.baseline_of(recipe, name)
+        bases = self.groups.get((recipe, base), [])[:1]  # where none has its seed
         pairs = trio.pairs() if trio else [(base, runs[0]) for base in bases]
         words = dict.fromkeys(in_words(a.config, b.config, LOSS_ALONE) for a, b in pairs)
         return [what for what in words if what]
@@ -295,6 +324,23 @@ class Comparison:
         known = [self.teachers[d] for d in run.teacher_digests if d in self.teachers]
         return known if len(known) == len(run.teacher_digests) else []
 
+    def _alone(self, recipe: str) -> list[str]:
+        """Networks of the notes' small architecture that are trained alone, but for the notes'."""
+        small = (own for own in self.own(recipe) if self._arch(recipe, own) == BaselineConfig.arch)
+        return [own for own in small if self._role(recipe, own) == "baseline"]
+
+    def _wanted_baselines(self, recipe: str) -> list[str]:
+        """Of the baselines that its networks are to be compared with those that are not here."""
+        groups = self.of(recipe)
+        students = [name for name, runs in groups.items() if runs[0].role == "student"]
+        archs = [
+            self._arch(recipe, n) for n in students if self.baseline_of(recipe, n) not in groups
+        ]
+        names = [BaselineConfig(arch=arch).name() for arch in archs]
+        if self._alone(recipe) or not any(runs[0].role != "teacher" for runs in groups.values()):
+            names.append("baseline")
+        return list(dict.fromkeys(names))
+
     def missing(self) -> list[str]:
         """What an experiment lacks, and the command that makes it."""
         problems = []
@@ -309,19 +355,22 @@ class Comparison:
             groups = self.of(recipe)
             if all(run.folder in lent for runs in groups.values() for run in runs):
                 continue
+            plain = [own for own in self.own(recipe) if self._plain(recipe, own)]
+            other_small = any(self._arch(recipe, own) != BaselineConfig.arch for own in plain)
             begun = [
                 arch
                 for arch in EXPERIMENTS.values()
-                if {f"teacher-{arch}", f"student-{arch}"} & groups.keys()
+                if f"student-{arch}" in groups or (f"teacher-{arch}" in groups and not other_small)
             ]
-            if not any(self._plain(recipe, name) for name in self.own(recipe)):
+            if not plain:
                 begun = begun or ["resnet"]
-            for name in NAMES:
+            wanted = self._wanted_baselines(recipe)
+            for name in itertools.chain(*(wanted if n == "baseline" else [n] for n in NAMES)):
                 role, _, arch = name.partition("-")
                 if (
                     name in groups
                     or (recipe, name) in self.unfinished
-                    or (arch and arch not in begun)
+                    or (role != "baseline" and arch not in begun)
                 ):
                     continue
                 taught = groups.get(f"student-{arch}", [])
@@ -330,17 +379,17 @@ class Comparison:
                 # On a seed that is there: of the teacher that is to be named, else of any network.
                 runs = [*groups.get(f"teacher-{arch}", []), *itertools.chain(*groups.values())]
                 like = next((run for run in runs if run.folder not in self.lent), runs[0])
-                others = [own for own in self.own(recipe) if self._role(recipe, own) == name]
+                others = self._alone(recipe) if name == "baseline" else []
                 rename = f"call the folder {others[0]} so if it is that, else " if others else ""
                 command = _command(name, like, runs[0])
                 problems.append(f"{name} of recipe {recipe} is missing; {rename}{command} makes it")
-            baselines = {run.seed for run in groups.get("baseline", [])}
             problems += [
                 f"{run.folder} has no baseline of its seed and is compared with none; "
-                f"{_command('baseline', run, run)} makes it"
-                for runs in groups.values()
+                f"{_command(base, run, run)} makes it"
+                for name, runs in groups.items()
+                if (base := self.baseline_of(recipe, name)) in groups
                 for run in runs
-                if baselines and run.role == "student" and run.seed not in baselines
+                if run.role == "student" and run.seed not in {b.seed for b in groups[base]}
             ]
             problems += [
                 f"{copy.folder} is a copy of {run.folder}: no evidence of its own"

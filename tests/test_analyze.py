@@ -477,6 +477,51 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
     assert "student-mine −" not in page  # the table says it
 
 
+def test_a_network_of_ones_own_is_compared_with_its_own(small, undrawn, capsys):
+    """Its baseline and its plain distillation; where they are all, nothing else is missed."""
+    right = {}
+    for seed in range(2):
+        taught = {"teacher_sha256": f"teacher-resnet-{seed}"}
+        for name, errors, options in (
+            ("baseline-tiny", 1.2, {}),
+            ("student-resnet-tiny", 1.1, taught),
+            ("student-resnet-mine-tiny", 0.9, taught | {"loss": "mine"}),
+        ):
+            run = fake.write_run(small, name, seed, arch="tiny", errors=errors * fake.ERRORS,
+                                 **options, **SMALL)  # fmt: skip
+            right.setdefault(name, []).append(100 * records.read(run).right.mean())
+    base, kd, mine = map(np.mean, right.values())
+    for alone in (False, True):
+        if alone:
+            for name in ("baseline", "student-resnet"):
+                shutil.rmtree(small / "notes" / name)
+        out = small.parent / f"out-{alone}"
+        assert analyze.main(["--runs", str(small), "--out", str(out)]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        marked = [line.split()[0] for line in printed.out.splitlines() if line.endswith("‡")]
+        assert marked == ["baseline-tiny"] * (not alone)  # its gain is on the other network
+        delta = pd.read_csv(out / "results.csv").set_index("name")["delta"]
+        assert delta["student-resnet-tiny"] == pytest.approx(kd - base, rel=1e-3)
+        assert delta["student-resnet-mine-tiny"] == pytest.approx(mine - base, rel=1e-3)
+        row = re.search(r"^\| student-resnet-mine-tiny \| 2 (\|[^|]+){3}\|$",
+                        (out / "report.md").read_text(), re.MULTILINE)[0]  # fmt: skip
+        assert f"| {mine - base:+.2f} [" in row and "(baseline-tiny) |" in row
+        assert f"| {mine - kd:+.2f} [" in row and row.endswith("| – |")
+    shutil.rmtree(small / "notes" / "baseline-tiny" / "seed-1")
+    assert analyze.main(["--runs", str(small), "--out", str(out)]) == 1
+    command = (
+        f"--seed 1 --arch tiny --epochs 16 --out {small / 'notes' / 'baseline-tiny' / 'seed-1'}"
+    )
+    assert f"train_baseline.py --recipe notes {command}" in capsys.readouterr().err
+    shutil.rmtree(small / "notes" / "baseline-tiny")
+    assert analyze.main(["--runs", str(small), "--out", str(out)]) == 1
+    missing = (
+        "baseline-tiny of recipe notes is missing; python train_baseline.py --recipe notes --arch"
+    )
+    assert missing in capsys.readouterr().err
+
+
 def test_a_loss_is_compared_with_plain_distillation_from_the_same_teacher(small, undrawn, capsys):
     fake.write_experiment(small, 2, arch="cnn", **SMALL)
     for seed in range(2):
@@ -1286,7 +1331,8 @@ def test_the_terminal_table_fits_80_columns(tmp_path, undrawn, capsys):
     analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     table = printed.split("\n\n")[1].splitlines()
-    assert len(table) == 5 and re.match("a-method-w.*….*tters 10 ", table[-1])
+    assert len(table) == 6 and table[-2] == name and re.match(" +10 ", table[-1])
+    assert table[-1].index("10 ") == table[1].index("n ")  # below its heading
     assert max(map(len, table)) <= 80
 
 

@@ -224,7 +224,8 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
         taught = {"teacher_sha256": "teacher-resnet-0"} if name == "student-tiny" else {}
         fake.write_run(tmp_path, name, 0, arch="tiny", parameters=9, **taught, **SMALL)
     comparison = compare.Comparison(records.read_all(tmp_path)[0])
-    (differs,) = comparison.besides_the_baseline("notes", "student-tiny")
+    assert comparison.besides_the_baseline("notes", "student-tiny") == []  # on baseline-tiny
+    (differs,) = comparison.besides_the_baseline("notes", "baseline-tiny")
     assert differs == "arch: 'small-cnn' and 'tiny'"  # which says that its size differs
     groups = comparison.of("notes")
     own = comparison.drawn_beside("notes")
