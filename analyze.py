@@ -325,6 +325,8 @@ def own_in_words(comparison: Comparison, recipe: str, tabled: Sequence[str] = ()
             kd = comparison.against_kd(recipe, name)
             trios = [kd] * bool(kd) + own_controls(comparison, recipe, name)
             lines += [difference_in_words(comparison, trio) for trio in trios]
+            if (base := comparison.baseline_of(recipe, name)) != "baseline":
+                lines.append(f"the gain of {name} is on {base}")
     lines += [
         f"{name} differs from the baseline in {what}"
         for name in comparison.of(recipe)

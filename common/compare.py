@@ -259,8 +259,7 @@ class Comparison:
             if name == "baseline" or runs[0].role == "teacher":
                 continue
             strangers = [
-                f"{'the published ' * t.folder.is_relative_to(RESULTS_DIR)}{t.recipe}/{t.name}/"
-                f"seed-{t.seed}"
+                self._stranger(t)
                 for run in runs
                 for t in self.members(run)
                 if t.recipe != recipe or t.folder in self.lent
@@ -273,6 +272,13 @@ class Comparison:
                 remarks.append(f"{name} had another teacher than the student of its seed")
             remarks += self._ensembles(name, runs)
         return list(dict.fromkeys(remarks))  # one ensemble may have taught several networks
+
+    def _stranger(self, teacher: Record) -> str:
+        """A teacher from elsewhere; by its folder where a row of the table may have its name."""
+        own = f"{teacher.recipe}/{teacher.name}/seed-{teacher.seed}"
+        if teacher.folder.is_relative_to(RESULTS_DIR):
+            return f"the published {own}"
+        return str(teacher.folder) if teacher.folder in self.lent else own
 
     def _ensembles(self, name: str, runs: Sequence[Record]) -> list[str]:
         """How accurate the ensembles are that taught these runs of a network, in one line."""

@@ -125,11 +125,16 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def count_multiply_adds(network: nn.Module) -> int:
-    """Multiply-adds of one image's forward pass, in convolutions and matrix products."""
+    """Multiply-adds of one image's forward pass, in convolutions and matrix products.
+
+    Raises ValueError if what comes out is not logits (1, 10).
+    """
     device = next(network.parameters()).device
     was_training = network.training
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        network.eval()(torch.zeros(1, 1, 28, 28, dtype=torch.uint8, device=device))
+        logits = network.eval()(torch.zeros(1, 1, 28, 28, dtype=torch.uint8, device=device))
+    if logits.shape != (1, 10):
+        raise ValueError(f"of one image it makes {tuple(logits.shape)}")
     network.train(was_training)
     return counter.get_total_flops() // 2

@@ -523,7 +523,19 @@ def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Ru
 
 
 def describe(network: torch.nn.Module, role: str, name: str, data_digest: str) -> dict[str, Any]:
-    """What config.json records of a run beyond its settings and its device."""
+    """What config.json records of a run beyond its settings and its device.
+
+    Raises UserError for a network that does not take images or does not return logits.
+    """
+    try:
+        multiply_adds = count_multiply_adds(network)
+    except Exception as error:
+        raise UserError(
+            f"{name}: its network does not work",
+            f"{type(error).__name__}: {error}",
+            "it has to take images (N, 1, 28, 28) uint8, so to begin with Normalize() of "
+            "common/models.py, and to return logits (N, 10)",
+        ) from error
     try:
         commit = subprocess.run(
             ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
@@ -538,7 +550,7 @@ def describe(network: torch.nn.Module, role: str, name: str, data_digest: str) -
         "role": role,
         "name": name,
         "parameters": count_parameters(network),
-        "multiply_adds": count_multiply_adds(network),
+        "multiply_adds": multiply_adds,
         "data_sha256": data_digest,
         "git_commit": commit,
         "versions": {

@@ -504,6 +504,7 @@ def test_a_network_of_ones_own_is_compared_with_its_own(small, undrawn, capsys):
         delta = pd.read_csv(out / "results.csv").set_index("name")["delta"]
         assert delta["student-resnet-tiny"] == pytest.approx(kd - base, rel=1e-3)
         assert delta["student-resnet-mine-tiny"] == pytest.approx(mine - base, rel=1e-3)
+        assert "the gain of student-resnet-mine-tiny is on baseline-tiny" in printed.out
         row = re.search(r"^\| student-resnet-mine-tiny \| 2 (\|[^|]+){3}\|$",
                         (out / "report.md").read_text(), re.MULTILINE)[0]  # fmt: skip
         assert f"| {mine - base:+.2f} [" in row and "(baseline-tiny) |" in row
@@ -691,6 +692,10 @@ def test_a_teacher_of_ones_own_is_found_where_the_student_found_it(small, report
     assert code == 0 and errors == ""
     assert set(table["name"]) == {"teacher-resnet", "baseline", "student-resnet"}
     assert table["agreement_with_teacher"].notna().sum() == 2
+    where = small / "notes" / "teacher-resnet" / "seed-0"
+    assert (
+        f"student-resnet was taught by {where}, " in (look.parent / "out" / "report.md").read_text()
+    )
     for path in (small / "notes" / "teacher-resnet").rglob("predictions.npz"):
         with np.load(path) as arrays:  # of other images: of no use
             fewer = {key: values[:100] for key, values in arrays.items()}

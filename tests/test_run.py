@@ -15,11 +15,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import common.run
+import train_baseline
 from common.config import LOG_COLUMNS, RUNS_DIR, StudentConfig
 from common.errors import UserError
-from common.models import build
+from common.models import NETWORKS, Normalize, build
 from common.run import (
     FILES,
     Run,
@@ -578,3 +580,24 @@ def test_a_folder_that_cannot_be_synced_loses_nothing(tmp_path, monkeypatch):
 def test_a_path_in_the_project_is_recorded_from_its_folder(tmp_path):
     assert in_project(RUNS_DIR / "notes" / "best.pt") == "runs/notes/best.pt"
     assert in_project(tmp_path / "best.pt") == str((tmp_path / "best.pt").resolve())
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), "RuntimeError: "),  # no Normalize()
+        (nn.Sequential(Normalize(), nn.Flatten(), nn.Linear(784, 11)), r"it makes \(1, 11\)"),
+        (nn.Sequential(Normalize(), nn.Conv2d(1, 10, 28)), r"it makes \(1, 10, 1, 1\)"),
+        (nn.Sequential(Normalize(), nn.Flatten(), nn.Linear(700, 10)), "shapes cannot be mult"),
+    ],
+)
+def test_a_network_that_does_not_work_is_refused_before_its_run_has_a_folder(
+    tiny_data, tmp_path, monkeypatch, network, words
+):
+    monkeypatch.setitem(NETWORKS, "tiny", lambda: network)
+    folder = tmp_path / "run"
+    flags = ["--arch", "tiny", "--data-dir", str(tiny_data), "--out", str(folder)]
+    with pytest.raises(UserError, match=f"baseline-tiny: its network does not.*{words}") as caught:
+        train_baseline.main(flags)
+    assert "Normalize() of common/models.py" in str(caught.value) and caught.value.exit_code == 2
+    assert not folder.exists()
