@@ -150,7 +150,7 @@ def curves(recipe: str, groups: Groups) -> Figure:
     for axes in (loss, parts):
         _logarithmic(axes)
     if not parts.lines:
-        parts.text(0.5, 0.5, "none of the notes' students yet", ha="center", transform=parts.transAxes)
+        parts.text(0.5, 0.5, "no student of the notes yet", ha="center", transform=parts.transAxes)
     legend.axis("off")
     spread = max(map(len, groups.values())) > 1
     legend.legend(
