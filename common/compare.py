@@ -211,10 +211,9 @@ class Comparison:
         for name, runs in groups.items():
             if name not in NAMES:
                 role = runs[0].role
-                wanted = {self.baseline_of(recipe, name)}
-                if role == "teacher":
-                    wanted = {"teacher-resnet", "teacher-cnn"}
-                elif role == "student" and (kd := self.against_kd(recipe, name)):
+                base = self.baseline_of(recipe, name)
+                wanted = {"teacher-resnet", "teacher-cnn"} if role == "teacher" else {base}
+                if role == "student" and (kd := self.against_kd(recipe, name)):
                     wanted.add(kd.baselines[0].name)
                 beside[name] = [other for other in groups if other in wanted]
         return beside

@@ -304,7 +304,7 @@ class BaselineConfig(Config):
 
     def name(self) -> str:
         """The network's name; the notes' own keeps it to itself."""
-        return "baseline" + _unless("small-cnn", self.arch)
+        return "baseline" + _unless(Config.arch, self.arch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +325,7 @@ class StudentConfig(Config):
 
     def name(self, teacher: str) -> str:
         """The network's name; the notes' own students, of loss kd, keep theirs to themselves."""
-        return f"student-{teacher}" + _unless("kd", self.loss) + _unless("small-cnn", self.arch)
+        return f"student-{teacher}" + _unless("kd", self.loss) + _unless(Config.arch, self.arch)
 
 
 class Parser(argparse.ArgumentParser):
