@@ -183,7 +183,11 @@ class Comparison:
         students = [usual.name(teacher) for teacher in EXPERIMENTS.values()]
         if self._role(recipe, name) == "student" and not self._plain(recipe, name):
             students += [other for other in self.own(recipe) if self._plain(recipe, other)]
-        trios = (self.trio(recipe, name, against=student) for student in students)
+        trios = (
+            self.trio(recipe, name, against=student)
+            for student in students
+            if self.baseline_of(recipe, student) != name  # whose own gain says it
+        )
         return max(
             (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch),
             key=lambda trio: sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),

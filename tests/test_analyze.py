@@ -504,6 +504,7 @@ def test_a_network_of_ones_own_is_compared_with_its_own(small, undrawn, capsys):
         delta = pd.read_csv(out / "results.csv").set_index("name")["delta"]
         assert delta["student-resnet-tiny"] == pytest.approx(kd - base, rel=1e-3)
         assert delta["student-resnet-mine-tiny"] == pytest.approx(mine - base, rel=1e-3)
+        assert "baseline-tiny −" not in printed.out  # the students' gains say it
         assert "the gain of student-resnet-mine-tiny is on baseline-tiny" in printed.out
         row = re.search(r"^\| student-resnet-mine-tiny \| 2 (\|[^|]+){3}\|$",
                         (out / "report.md").read_text(), re.MULTILINE)[0]  # fmt: skip
