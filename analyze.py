@@ -271,19 +271,19 @@ def own_table(
         if (name := row["network"]) in names:
             own = name in comparison.own(recipe)
             kd = comparison.against_kd(recipe, name) if own else None
-            equal = own_controls(comparison, recipe, name) if own else []
+            controls = own_controls(comparison, recipe, name) if own else []
             base = comparison.baseline_of(recipe, name)
             gain = row["gain on baseline"].removesuffix(UNEQUAL)  # BESIDES says it
             row["gain on baseline"] = gain if base == "baseline" else f"{gain} ({base})"
             row[ON_KD] = gain_beside(comparison, kd) if kd else DASH
             row[ON_EQUAL] = "; ".join(
-                f"{gain_beside(comparison, trio)} on {trio.baselines[0].name}" for trio in equal
+                f"{gain_beside(comparison, trio)} on {trio.baselines[0].name}" for trio in controls
             )
             row[BESIDES] = "; ".join(comparison.besides_the_baseline(recipe, name)) or DASH
             rows.append(row)
-    equal = [ON_EQUAL] * any(row[ON_EQUAL] for row in rows)
-    columns = [*columns, ON_KD, *equal, BESIDES]
-    return columns, [[row[key] or DASH for key in columns] for row in rows]
+    some_equal = any(row[ON_EQUAL] for row in rows)
+    header = [*columns, ON_KD, *[ON_EQUAL] * some_equal, BESIDES]
+    return header, [[row[key] or DASH for key in header] for row in rows]
 
 
 def own_controls(comparison: Comparison, recipe: str, name: str) -> list[Trio]:
@@ -295,7 +295,7 @@ def own_controls(comparison: Comparison, recipe: str, name: str) -> list[Trio]:
 
 
 def gain_beside(comparison: Comparison, trio: Trio) -> str:
-    """And of how many pairs if not of all seeds, and which settings of the loss are unequal."""
+    """With the number of pairs if not of all seeds, and what is unequal in the loss's settings."""
     words, pairs = signed(claims.gain(trio)), len(trio.students)
     if pairs < len(comparison.groups[trio.recipe, trio.students[0].name]):
         words += f" (n {pairs})"
@@ -459,7 +459,7 @@ def blocks(
                 f"own-curves-{recipe}",
                 plots.own_curves(groups, own),
                 "Training loss and held-out accuracy by epoch of the networks that the notes do "
-                f"not have, each beside the notes' that it compares with, recipe {recipe}.",
+                f"not have, each beside those that it compares with, recipe {recipe}.",
             )
         yield Picture.of(
             f"seeds-{recipe}",
