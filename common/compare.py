@@ -20,7 +20,16 @@ from common.config import (
     StudentConfig,
     differing,
 )
-from common.records import LOSS_SETTINGS, NAMES, NOT_SETTINGS, Record, ensemble, in_words, order
+from common.records import (
+    CLASS_COUNT,
+    LOSS_SETTINGS,
+    NAMES,
+    NOT_SETTINGS,
+    Record,
+    ensemble,
+    in_words,
+    order,
+)
 from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
@@ -68,6 +77,17 @@ def _command(name: str, like: Record, teacher: Record) -> str:
     if elsewhere:
         command += f" --out {recipe / name / like.folder.name}"
     return command
+
+
+def _not_learned(name: str, runs: Sequence[Record]) -> list[str]:
+    """Which of a network's runs do hardly better than guessing: a line each."""
+    accuracies = {run.seed: 100 * run.right.mean() for run in runs}
+    chance = 100 / CLASS_COUNT
+    return [
+        f"{name} seed {seed} learned next to nothing: test {accuracy:.2f} %, chance {chance:.0f} %"
+        for seed, accuracy in accuracies.items()
+        if accuracy < 2 * chance
+    ]
 
 
 class Comparison:
@@ -255,10 +275,10 @@ class Comparison:
         return [what for what in words if what]
 
     def remarks(self, recipe: str) -> list[str]:
-        """Why a comparison may be unfair, in words; and ensembles."""
+        """Why a comparison may be unfair or say nothing, in words; and ensembles."""
         remarks = self._other_than(recipe)
         for name, runs in self.of(recipe).items():
-            remarks += _moved(name, runs)
+            remarks += _moved(name, runs) + _not_learned(name, runs)
             if name == "baseline" or runs[0].role == "teacher":
                 continue
             strangers = [

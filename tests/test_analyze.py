@@ -436,6 +436,15 @@ def test_a_student_trained_on_another_device_than_its_baseline_is_told(small, un
     assert printed.count("went on") == 2
 
 
+def test_a_run_that_has_not_learned_is_told(small, undrawn, capsys):
+    for seed, errors in enumerate((0.85, 0.75)):
+        fake.write_run(small, "baseline-fast", seed, errors=np.full(10, errors), **SMALL)
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.findall(r"(\S+ seed \d+) learned next to", printed) == ["baseline-fast seed 0"]
+    assert "baseline-fast seed 0 learned" in (small.parent / "out" / "report.md").read_text()
+
+
 def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(small, undrawn, capsys):
     for seed in range(2):
         for name, rate, own in (
