@@ -99,7 +99,7 @@ def _number(kind: type, rule: str, holds: Callable[[Any], bool]) -> Callable[[st
     return parse
 
 
-# Epochs beyond would share their order with another seed's; see Dataset.epoch.
+# Epochs beyond would share their order with those of the next seed; see Dataset.epoch.
 positive_int = _number(int, "a whole number from 1 to 1,000,000", lambda v: 1 <= v <= 1_000_000)
 # Every generator takes these; the seeds of a run's epochs are made from it.
 natural = _number(int, "a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)

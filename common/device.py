@@ -82,8 +82,8 @@ def choose_device(config: Config) -> Device:
         name, fast_bfloat16 = "Apple GPU", False
     automatic = "bfloat16" if fast_bfloat16 else "float32"
     precision = automatic if config.precision == "auto" else config.precision
-    note = no_cuda if kind == "cpu" and config.device == "auto" else None
-    return Device(kind, name, precision, rank, processes, note or "")
+    note = no_cuda if kind == "cpu" and config.device == "auto" else ""
+    return Device(kind, name, precision, rank, processes, note)
 
 
 def _join(kind: str) -> tuple[int, int]:

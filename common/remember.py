@@ -111,10 +111,12 @@ class RememberedLogits:
         whole = self.remembers and self.device.processes == 1
         if whole and self.asked > self.kept and self.path:
             self.kept = self.asked
-            with contextlib.suppress(OSError, UserError):
-                for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+            for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+                with contextlib.suppress(OSError):  # another student may clear it away first
                     if time.time() - leftover.stat().st_mtime > WRITING:  # of one that was killed
                         leftover.unlink()
+            # RuntimeError: of a GPU that has failed, which is told already.
+            with contextlib.suppress(OSError, UserError, RuntimeError):
                 save(self.path, {"key": self.key, "table": self.table.cpu()})
 
 

@@ -500,10 +500,13 @@ def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Ru
             found = [run.complete, run.checkpoint]
             everyone = [{}] * distributed.get_world_size()
             try:
-                distributed.broadcast_object_list(found)
-                distributed.all_gather_object(everyone, asdict(config) | facts)
-            except RuntimeError:  # the first process has refused, and has said why
-                sys.exit(1)
+                with together():
+                    distributed.broadcast_object_list(found)
+                    distributed.all_gather_object(everyone, asdict(config) | facts)
+            except UserError:
+                if follows:  # the first process has refused, and has said why
+                    sys.exit(1)
+                raise
             if follows:
                 run.complete, run.checkpoint = found
             for other in everyone:  # a node may have other files

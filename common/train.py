@@ -85,6 +85,9 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        if config.momentum:  # at hand for _capture, which undoes steps
+            for weights in self.network.parameters():
+                self.optimizer.state[weights]["momentum_buffer"] = torch.zeros_like(weights)
         # Read by the fused kernel: where found_inf is 1 it leaves the weights alone. It stays at
         # 1 from the first non-finite step on, so a GPU need be asked only once an epoch.
         self.optimizer.found_inf = torch.zeros((), device=device.type)
@@ -213,21 +216,12 @@ class Trainer:
         """Record a step as a CUDA graph, so that the host launches it as one; undo the warm-up."""
         batch = Batch(*(part.clone() for part in batch))
         held = [*self.network.state_dict().values(), self.sums, self.optimizer.found_inf]
+        held += (state["momentum_buffer"] for state in self.optimizer.state.values())
         before = [tensor.clone() for tensor in held]
-        momenta = {
-            p: {k: v.clone() for k, v in state.items() if v is not None}
-            for p, state in self.optimizer.state.items()
-        }
 
         def restore() -> None:
             for tensor, value in zip(held, before, strict=True):
                 tensor.copy_(value)
-            for parameter, state in self.optimizer.state.items():
-                for name, buffer in state.items():
-                    # A buffer that the warm-up made is as good as new when it is zero.
-                    if buffer is not None:
-                        value = momenta.get(parameter, {}).get(name)
-                        buffer.zero_() if value is None else buffer.copy_(value)
 
         with torch.no_grad(), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
             stream = torch.cuda.Stream()

@@ -72,6 +72,11 @@ def kill_in_evaluation(number: int) -> None:
     at_call(common.train.Trainer, "evaluate", number, die)
 
 
+def kill_in_load() -> None:
+    """In loading the data."""
+    at_call(common.data, "load", 1, die)
+
+
 def kill_at_rename(
     name: str, number: int, after: bool, signal_number: int = signal.SIGKILL
 ) -> None:

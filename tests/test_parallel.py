@@ -9,6 +9,7 @@ import sys
 import time
 
 import pandas as pd
+import pytest
 import torch
 
 from common.config import RESULTS_DIR
@@ -98,6 +99,19 @@ def test_a_process_that_dies_when_all_is_done_is_named_as_such(server, tmp_path)
     assert dead.code == -signal.SIGKILL and left.code == 1
     assert "error: another process of this run is gone" in left.err
     assert (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_process_that_dies_before_the_start_is_told_by_the_one_that_speaks(
+    server, tmp_path, gone
+):
+    faults = [(), ()]
+    faults[gone] = [["kill_in_load"]]
+    children = run_two(server, "train_baseline.py", *QUICK, "--out", tmp_path, faults=faults)
+    assert children[gone].code == -signal.SIGKILL and children[1 - gone].code == 1
+    if gone:
+        assert "another process of this run is gone" in only_line(children[0])
+    assert not list(tmp_path.glob("*.pt"))
 
 
 def test_a_student_of_two_processes_can_be_killed_stopped_and_resumed(server, tiny, tmp_path):

@@ -158,6 +158,24 @@ def test_without_momentum_a_step_is_plain_gradient_descent(dataset, device):
         torch.testing.assert_close(a, b - 0.1 * b.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_weights_that_the_loss_reaches_late_are_trained_from_then_on(dataset, device):
+    """As those of a part of a loss that is switched on after some epochs."""
+    network = build("small-cnn")
+    network.register_parameter("late", nn.Parameter(torch.ones(2)))
+
+    def objective(logits, batch):
+        loss = hard(logits, batch)
+        late = network.late.sum() if len(batch.labels) < 32 else 0
+        return loss._replace(total=loss.total + late)
+
+    config = quick_config(lr=0.1, momentum=0.9, weight_decay=0.0)
+    one = Trainer(network, objective, dataset, config, device)
+    train(one, 64)
+    assert network.late.tolist() == [1, 1]
+    train(one, 16)
+    assert network.late.tolist() == pytest.approx([1 - 0.1 * 1.9] * 2)
+
+
 def test_a_batch_too_small_to_share_is_everybodys(dataset, device):
     """Batch norm needs two images of each process."""
     one = trainer(dataset, device)
@@ -365,14 +383,18 @@ def test_a_teacher_is_asked_in_batches_of_one_size_whatever_is_missing(dataset, 
     assert sizes == [device.evaluation_batch] * 2 and remembered.asked == len(dataset)
 
 
-def test_a_table_that_the_disk_does_not_take_ends_no_run(
-    dataset, device, teacher, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    "error",
+    [UserError("cannot write", "no space", "make room"), RuntimeError("CUDA error: an assert")],
+)
+def test_a_table_that_cannot_be_kept_hides_no_other_failure(
+    dataset, device, teacher, tmp_path, monkeypatch, error
 ):
     remembered = RememberedLogits(teacher, dataset, device, "digest", tmp_path)
     remembered.prepare(*dataset.epoch(0, 1), StopSignals())
 
     def refused(*_):
-        raise UserError("cannot write", "no space", "make room")
+        raise error
 
     monkeypatch.setattr("common.remember.save", refused)
     remembered.keep()
