@@ -25,7 +25,7 @@ import pandas as pd
 
 from common import claims, plots, stats
 from common.claims import Trio, Verdict
-from common.compare import Comparison, agreement_table, gap_recovered
+from common.compare import Comparison, agreement_table, gap_recovered, more_than_the_loss
 from common.config import RESULTS_DIR, RUNS_DIR, Parser
 from common.data import CLASSES, load
 from common.errors import UserError, script, warn
@@ -208,9 +208,13 @@ def headline(trio: Trio) -> str:
         f"teacher{'s' * (len(taught) > 1)}{origin} {teacher:.2f} %"
     )
     if told:
-        return f"{sentence}; that is {share_in_words(share, trio)}."
-    sentence += whose_teacher_is_here(trio)
-    return sentence + ("." if share else "; the teacher is no better than the baseline.")
+        sentence += f"; that is {share_in_words(share, trio)}"
+    else:
+        sentence += whose_teacher_is_here(trio)
+        sentence += "" if share else "; the teacher is no better than the baseline"
+    if unequal := more_than_the_loss(trio.pairs()):
+        sentence += f"; student and baseline differ in more than the loss: {'; '.join(unequal)}"
+    return f"{sentence}."
 
 
 def whose_teacher_is_here(trio: Trio) -> str:

@@ -33,7 +33,8 @@ from common.records import (
 from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
-WHERE = ("device", "device_name", "precision")  # a run is trained, as far as a result may depend on
+# How a run is carried out, as far as a result may depend on it.
+WHERE = ("device", "device_name", "precision", "processes")
 # What two runs may have otherwise than each other where the loss alone is to be compared.
 LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
 
@@ -160,12 +161,8 @@ class Comparison:
         if not runs or runs[0].role != "student" or runs[0].config["arch"] == BaselineConfig.arch:
             return "baseline"
         equal = {trio.baselines[0].name for trio in self.against_equal(recipe, name)}
-        alike = (other for other in self.own(recipe) if self._role(recipe, other) == "baseline")
-        return max(
-            (other for other in alike if self._arch(recipe, other) == runs[0].config["arch"]),
-            key=lambda other: other in equal,
-            default="baseline",
-        )
+        alike = self._alone(recipe, runs[0].config["arch"])
+        return max(alike, key=equal.__contains__, default="baseline")
 
     def experiments(self) -> list[Trio]:
         """The notes' experiments that are whole: teacher, baseline and student."""
@@ -271,8 +268,7 @@ class Comparison:
         base = self.baseline_of(recipe, name)
         bases = self.groups.get((recipe, base), [])[:1]  # where none has its seed
         pairs = trio.pairs() if trio else [(base, runs[0]) for base in bases]
-        words = dict.fromkeys(in_words(a.config, b.config, LOSS_ALONE) for a, b in pairs)
-        return [what for what in words if what]
+        return more_than_the_loss(pairs)
 
     def remarks(self, recipe: str) -> list[str]:
         """Why a comparison may be unfair or say nothing, in words; and ensembles."""
@@ -313,9 +309,11 @@ class Comparison:
         if len(ensembles) == 1:
             names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
             return [f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %"]
+        members = [member.weights_sha256 for each in ensembles for member in each]
+        shared = "; they share teachers, whose chance its interval leaves out in part"
         return [
             f"the {len(ensembles)} ensembles that taught {name} have test accuracies of "
-            f"{right[0]:.2f} to {right[-1]:.2f} %"
+            f"{right[0]:.2f} to {right[-1]:.2f} %{shared * (len(set(members)) < len(members))}"
         ]
 
     def _other_than(self, recipe: str) -> list[str]:
@@ -353,10 +351,10 @@ class Comparison:
         known = [self.teachers[d] for d in run.teacher_digests if d in self.teachers]
         return known if len(known) == len(run.teacher_digests) else []
 
-    def _alone(self, recipe: str) -> list[str]:
-        """Networks of the notes' small architecture that are trained alone, but for the notes'."""
-        small = (own for own in self.own(recipe) if self._arch(recipe, own) == BaselineConfig.arch)
-        return [own for own in small if self._role(recipe, own) == "baseline"]
+    def _alone(self, recipe: str, arch: str = BaselineConfig.arch) -> list[str]:
+        """Networks of an architecture that are trained alone, but for the notes' baseline."""
+        alone = (own for own in self.own(recipe) if self._role(recipe, own) == "baseline")
+        return [own for own in alone if self._arch(recipe, own) == arch]
 
     def _wanted_baselines(self, recipe: str) -> list[str]:
         """Of the baselines that its networks are to be compared with those that are not here."""
@@ -489,6 +487,12 @@ class Comparison:
         }
 
 
+def more_than_the_loss(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
+    """In what they differ besides, in words."""
+    words = dict.fromkeys(in_words(a.config, b.config, LOSS_ALONE) for a, b in pairs)
+    return [what for what in words if what]
+
+
 def gap_recovered(trio: Trio) -> Estimate | None:
     """Of the seeds whose teacher is among the runs; None where it is not better than the baseline.
 
@@ -509,7 +513,7 @@ def agreement_table(
 ) -> list[tuple[tuple[bool, bool, bool], float]]:
     """((teacher right, baseline right, student right), share of the images), over all `threes`."""
     right = [np.concatenate([run.right for run in runs]) for runs in zip(*threes, strict=True)]
-    kinds = [(t, b, s) for t in (True, False) for b in (True, False) for s in (True, False)]
+    kinds = list(itertools.product((True, False), repeat=3))
     return [
         (kind, np.all([r == k for r, k in zip(right, kind, strict=True)], axis=0).mean())
         for kind in kinds

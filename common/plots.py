@@ -217,7 +217,7 @@ def class_errors(trio: Trio, change: Sequence[Estimate]) -> Figure:
     groups = trio.groups()
     styles = _styles(groups)
     for offset, (name, runs) in zip((-0.27, 0, 0.27), groups.items(), strict=True):
-        values = np.array([stats.class_errors(r.labels, r.predicted) for r in runs])
+        values = np.array([run.class_errors for run in runs])
         errors.barh(place + offset, values.mean(0), 0.25, color=styles[name].color, label=name)
         if len(runs) > 1:
             errors.plot(values.T, place + offset, ".", color="black", markersize=3)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common import stats
 from common.config import FREE, LOG_COLUMNS, NAME, SIZE, WARNED, differing
 
 CLASS_COUNT = 10
@@ -30,7 +31,7 @@ OPTIONAL = ("train_soft_loss",)  # columns that may be empty
 # What the report takes from config.json, and its types.
 NUMBER = (int, float)
 SETTINGS = {
-    "recipe": str, "role": str, "seed": int, "epochs": int, "parameters": int,
+    "recipe": str, "role": str, "arch": str, "seed": int, "epochs": int, "parameters": int,
     "multiply_adds": int, "batch_size": int, "lr": NUMBER, "schedule": str, "weight_decay": NUMBER,
     "label_smoothing": NUMBER, "device_name": str, "precision": str, "versions": dict,
 }  # fmt: skip
@@ -40,7 +41,9 @@ IF_THERE = {
 }  # fmt: skip
 # What runs of one name may have otherwise than each other: everything else in config.json is a
 # setting, and a table row that mixes settings says so.
-NOT_SETTINGS = FREE | WARNED | {"seed", "teacher_sha256", "compile", "precision", "name"}
+# The number of processes is one: batch norm normalises by a process's part of a batch.
+NOT_SETTINGS = FREE | WARNED - {"processes"}
+NOT_SETTINGS |= {"seed", "teacher_sha256", "compile", "precision", "name"}
 # What a student has besides, or otherwise than, a baseline.
 LOSS_SETTINGS = {"role", "temperature", "alpha", "soft_weight", "loss"}
 
@@ -86,6 +89,11 @@ class Record:
     def right(self) -> np.ndarray:
         """Which test images the chosen weights get right: (N,) bool."""
         return self.predicted == self.labels
+
+    @cached_property
+    def class_errors(self) -> np.ndarray:
+        """Wrong test images of each class, in percent: (10,)."""
+        return stats.class_errors(self.labels, self.predicted)
 
 
 def ensemble(members: Sequence[Record]) -> Record:

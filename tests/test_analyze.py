@@ -289,6 +289,14 @@ def test_a_student_that_is_worse_is_said_to_lose():
     assert f"distillation loses {100 * loss:.2f} points" in sentence and "gap" not in sentence
 
 
+def test_the_headline_tells_what_else_than_the_loss_differs():
+    trio = fake.trio(3)
+    assert "more than the loss" not in analyze.headline(trio)
+    trio.students[1].config["processes"] = 8
+    words = "; student and baseline differ in more than the loss: processes: None and 8."
+    assert analyze.headline(trio).endswith(words)
+
+
 def test_a_temperature_is_fitted_on_held_out_images_and_judged_on_test_images():
     run = fake.record("baseline", 0, count=4000)
     run.val_logits[:] *= 3  # three times as sure of the held-out images
@@ -589,10 +597,12 @@ def test_an_ensemble_of_teachers_answers_with_the_mean_of_their_logits(small, re
     assert row["gap_recovered"] == pytest.approx(row["delta"] / gap)
 
 
-def test_several_ensembles_are_one_line(small, undrawn, capsys):
-    fake.write_run(small, "teacher-resnet", 2, errors=2 * fake.ERRORS, **SMALL)
+@pytest.mark.parametrize("second", [(1, 2), (2, 3)])
+def test_several_ensembles_are_one_line(small, undrawn, capsys, second):
+    for seed in (2, 3):
+        fake.write_run(small, "teacher-resnet", seed, errors=2 * fake.ERRORS, **SMALL)
     right = []
-    for seed, members in enumerate(((0, 1), (1, 2))):
+    for seed, members in enumerate(((0, 1), second)):
         digests = "+".join(f"teacher-resnet-{member}" for member in members)
         fake.write_run(small, "student-ensemble", seed, teacher_sha256=digests, **SMALL)
         runs = [records.read(small / "notes" / "teacher-resnet" / f"seed-{m}") for m in members]
@@ -604,6 +614,7 @@ def test_several_ensembles_are_one_line(small, undrawn, capsys):
     accuracies = f"test accuracies of {right[1]:.2f} to {right[0]:.2f} %"
     assert f"the 2 ensembles that taught student-ensemble have {accuracies}" in printed
     assert printed.count("ensembles that taught") == 1 and "the ensemble of" not in printed
+    assert ("they share teachers" in printed) == (second == (1, 2))
 
 
 def test_a_teacher_is_known_by_its_weights_not_by_its_seed(small, reported):
@@ -1210,7 +1221,7 @@ def test_values_of_any_kind_in_settings_and_summary_never_break_the_report(
         ("recipe", "../../elsewhere"), ("recipe", ""), ("recipe", None), ("role", "pupil"),
         ("seed", 1e400), ("seed", -1), ("parameters", True), ("parameters", 10**20),
         ("epochs", 17), ("multiply_adds", 0), ("versions", "1"), ("teacher_sha256", ["a"]),
-        ("lr", "fast"),
+        ("lr", "fast"), ("arch", None),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(small, reported, key, value):

@@ -311,6 +311,20 @@ def test_c1_tells_how_much_earlier_a_level_is_reached_that_all_reach():
     assert beside(claims.faster(trio)[0], "at 90 %, which all runs reach,") == 3
 
 
+def test_c1_tells_earlier_from_higher():
+    """A student that is as fast and ends higher is earlier at any level, but not at its own."""
+    trio = fake.trio(2, epochs=50)
+    curve = 93 - 10 * np.exp(-np.arange(1, 51) / 8)
+    for base, student in trio.pairs():
+        base.log["val_accuracy"], student.log["val_accuracy"] = curve, curve + 1
+    epochs = claims.faster(trio)[0]
+    assert epochs.estimate.value > 20
+    assert beside(epochs, "at 1 point below its own final level") == 0
+    trio.students[1].log["val_accuracy"] = np.roll(curve, -6).clip(max=curve[-1])
+    trio.students[1].log.loc[44:, "val_accuracy"] = curve[-1]
+    assert beside(claims.faster(trio)[0], "at 1 point below its own final level") == 3
+
+
 @pytest.mark.parametrize(("restless", "sign"), [(slice(None), 1), (slice(0, 20), -1)])
 def test_c7_tells_whether_the_end_is_still_restless(restless, sign):
     """Chance is 1.2 points; of 30 epochs the last third begins with the 21st."""
