@@ -59,8 +59,21 @@ def _tidy(axes: Axes, title: str, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _size(runs: Sequence[Record]) -> tuple[int, int]:
+    return runs[0].config["parameters"], runs[0].config["multiply_adds"]
+
+
+def _beside_notes(groups: Groups) -> set[str]:
+    """Networks of one's own that have the size of one of the notes'."""
+    taken = {_size(runs) for name, runs in groups.items() if name in STYLES}
+    return {name for name, runs in groups.items() if name not in STYLES and _size(runs) in taken}
+
+
 def _styles(groups: Groups) -> dict[str, Style]:
-    own = [name for name in groups if name not in STYLES]
+    """Of one's own networks those of another size first: `cost` has these alone in one panel."""
+    own = sorted(
+        (name for name in groups if name not in STYLES), key=_beside_notes(groups).__contains__
+    )
     return STYLES | dict(zip(own, itertools.cycle(OWN_STYLES), strict=False))
 
 
@@ -306,14 +319,9 @@ def cost(recipe: str, groups: Groups) -> Figure:
     """
     figure = _figure(11, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
-    styles = _styles(groups)
-    size = {
-        name: (runs[0].config["parameters"], runs[0].config["multiply_adds"])
-        for name, runs in groups.items()
-    }
-    taken = {size[name] for name in groups if name in STYLES}
+    styles, left_out = _styles(groups), _beside_notes(groups)
     for name, runs in groups.items():
-        if name not in STYLES and size[name] in taken:
+        if name in left_out:
             continue
         values = [100 * run.right.mean() for run in runs]
         color, _, marker = styles[name]

@@ -269,6 +269,18 @@ def test_a_network_of_ones_own_has_a_point_against_cost_where_its_size_is_new():
     assert labels[:2] == ["baseline", "mine"] and "student-mine" not in labels
 
 
+def test_networks_of_ones_own_that_share_a_panel_of_cost_have_colours_of_their_own():
+    names = ("baseline", "a", "b", "c", "d", "e")
+    runs = {name: [fake.record(name, 0, count=200)] for name in names}
+    for name in "ade":
+        runs[name][0].config["multiply_adds"] += 1
+    size, _ = plots.cost("notes", runs).axes
+    colors = {
+        line.get_label(): line.get_color() for line in size.lines if line.get_label() in names
+    }
+    assert set(colors) == {"baseline", *"ade"} and len(set(colors.values())) == 4
+
+
 def test_a_best_epoch_that_comes_first_is_in_the_picture():
     """A marker far outside of its frame would leave the frames no room."""
     run = fake.record("baseline", 0, epochs=2)
