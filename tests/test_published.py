@@ -239,6 +239,23 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
         together = comparison.teacher_of(student).right.mean()
         assert 0.4 < 100 * (together - single) < 0.6, "half a point better than one"
 
+    deep = claims.gain(comparison.trio("best", "baseline-deep-cnn"))
+    taught = claims.gain(comparison.trio("best", "student-ensemble-deep-cnn"))
+    as_much = claims.gain(comparison.trio("best", "baseline-deep-cnn", against="student-resnet"))
+    assert -0.3 < as_much.low < 0 < as_much.high < 0.3, "as that does from its ResNet"
+    words = "Alone it gains {:+.2f} [{:+.2f}, {:+.2f}] on the small CNN"
+    assert words.format(*deep[:3]) in readme
+    words = "it gains another {:+.2f} [{:+.2f}, {:+.2f}] and has the highest mean"
+    assert words.format(*taught[:3]) in readme
+    small = {row.test_selected: row.name for row in comparison.rows("best") if row.parameters < 2e5}
+    assert (
+        small[max(small)] == "student-ensemble-deep-cnn" and f"{max(small):.2f} %, where" in readme
+    )
+    better = claims.gain(
+        comparison.trio("best", "student-ensemble-deep-cnn", against="student-ensemble")
+    )
+    assert better.low < 0 < better.high, "five seeds cannot tell"
+
     elsewhere = comparison.trio("notes", "baseline-on-cpu")
     better = claims.gain(elsewhere)
     words = (
