@@ -82,12 +82,11 @@ def _command(name: str, like: Record, teacher: Record) -> str:
 
 def _not_learned(name: str, runs: Sequence[Record]) -> list[str]:
     """Which of a network's runs do hardly better than guessing: a line each."""
-    accuracies = {run.seed: 100 * run.right.mean() for run in runs}
     chance = 100 / CLASS_COUNT
     return [
-        f"{name} seed {seed} learned next to nothing: test {accuracy:.2f} %, chance {chance:.0f} %"
-        for seed, accuracy in accuracies.items()
-        if accuracy < 2 * chance
+        f"{name} seed {run.seed} learned next to nothing: test {test:.2f} %, chance {chance:.0f} %"
+        for run in runs
+        if (test := 100 * run.right.mean()) < 2 * chance
     ]
 
 

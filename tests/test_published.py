@@ -182,6 +182,7 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
         blind = re.search(r"descent [^(]*\(p by itself ([\d.]+)", part.aside)
         assert float(blind[1]) > 0.1, "without the descent"
     fits, generalises = claims.better(best)
+    assert generalises.estimate.low > 0
     assert f"generalising holds by itself (p {generalises.estimate.p:.3f})" in readme
     assert fits.estimate.low < 0 < fits.estimate.high and f"{fits.estimate.value:.1f}" == "0.1"
     assert f"{fake.beside(fits, 'at the last epoch'):.1f}" == "0.1"
