@@ -5,7 +5,7 @@
 
 predictions.npz loses logits_last, which no report reads. Logits are given less the
 least of their image, which no softmax sees, and rounded, of test images to 1/8 and
-of held-out ones to 1/4; those more than 11 below the greatest, a probability of
+of held-out ones to 1/2; those more than 11 below the greatest, a probability of
 less than 0.00002, are raised to 11 below. No predicted class changes.
 What is published already stays as it is.
 """
@@ -25,7 +25,7 @@ from common.config import RESULTS_DIR, Parser
 from common.errors import UserError, script
 from common.records import Unreadable, read
 
-GRID, VAL_GRID = 8, 4  # logits become multiples of 1 / grid, which float16 holds
+GRID, VAL_GRID = 8, 2  # logits become multiples of 1 / grid, which float16 holds
 DEEPEST = 11  # below an image's greatest logit
 
 

@@ -310,7 +310,7 @@ def test_publishing_keeps_what_a_report_reads_in_fewer_bytes(tmp_path, change, b
     assert (after.predicted == before.predicted).all()
     assert (after.val_logits.argmax(1) == before.val_logits.argmax(1)).all()
     for was, now, allowed in (
-        (before.logits, after.logits, bound), (before.val_logits, after.val_logits, 2 * bound),
+        (before.logits, after.logits, bound), (before.val_logits, after.val_logits, 4 * bound),
     ):  # fmt: skip
         was = np.maximum(was, was.max(1, keepdims=True) - 11)  # of less than 0.00002
         was = was - was.min(1, keepdims=True)  # which changes no probability
