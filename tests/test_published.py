@@ -1,5 +1,6 @@
 """The published runs in results/: their weights, their commands, and what is said of them."""
 
+import io
 import itertools
 import json
 import re
@@ -21,6 +22,7 @@ from common.data import load
 from common.errors import UserError
 from common.models import build
 from common.run import load as load_checkpoint
+from common.run import save as save_checkpoint
 from conftest import ROOT, only_line, run_script
 from results import publish
 
@@ -275,6 +277,44 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     lead = claims.gain(on_those)
     difference = lead.value - claims.gain(best).value
     assert words.format(mean, *lead[:3], difference, *welch.confidence_interval()) in readme
+
+
+def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
+    rows = pd.read_csv(RESULTS_DIR / "flip.csv")
+    for row in rows.itertuples():
+        folder = RESULTS_DIR / row.run / f"seed-{row.seed}"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert row.weights_sha256 == summary["weights_sha256"]
+        stored = summary["test_accuracy_selected"], summary["val_accuracy"]
+        # In float32, where the run was in bfloat16.
+        assert (row.test_accuracy, row.val_accuracy) == pytest.approx(stored, abs=0.2)
+    student = "best/student-resnet"
+    done = run_script("results/flip.py", RESULTS_DIR / student / "seed-0", timeout=600)
+    again, published = pd.read_csv(io.StringIO(done.stdout)), rows[rows.run == student]
+    columns = [column for column in rows if "accuracy" in column]
+    np.testing.assert_allclose(again[columns], published[columns], rtol=0, atol=0.03)
+
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    means = rows.groupby("run")[columns].mean()
+    assert (rows.groupby("run").size().drop(student) == 5).all()
+    averaged = means.test_accuracy_flip["best/student-ensemble-deep-cnn"]
+    assert f"([results/flip.csv](results/flip.csv)), it has {averaged:.2f} %" in readme
+    gained = means.test_accuracy_flip - means.test_accuracy
+    words = "The ResNets gain {:.2f} by that, `student-ensemble` {:.2f}"
+    of = "best/teacher-resnet", "best/student-ensemble"
+    assert words.format(*gained[list(of)]) in readme
+
+
+def test_flip_averaging_without_weights_is_one_line(tmp_path):
+    folder = RESULTS_DIR / "best" / "student-resnet" / "seed-1"
+    done = run_script("results/flip.py", folder, check=2)
+    assert f"cannot use {folder / 'best.pt'}" in only_line(done)
+    other = tmp_path / "other"
+    other.mkdir()
+    save_checkpoint(other / "best.pt", {"arch": "small-cnn", "weights": {}})
+    assert f"cannot use {other / 'best.pt'}" in only_line(
+        run_script("results/flip.py", other, check=2)
+    )
 
 
 def change_logits(folder, change) -> None:
