@@ -3,11 +3,11 @@
   python results/publish.py runs/best/baseline/seed-*
   python results/publish.py --weights runs/best/teacher-resnet/seed-0
 
-predictions.npz loses logits_last, which no report reads. Logits are given less the
-least of their image, which no softmax sees, and rounded, of test images to 1/8 and
-of held-out ones to 1/2; those more than 11 below the greatest, a probability of
-less than 0.00002, are raised to 11 below. No predicted class changes.
-What is published already stays as it is.
+predictions.npz loses logits_last, which no report reads. Logits are given less
+the least of their image, which no softmax sees, and rounded, of test images to
+1/8 and of held-out ones to 1/2; those more than 11 below the greatest, a
+probability of less than 0.00002, are raised to 11 below. No predicted class
+changes. What is published already stays as it is.
 """
 
 import json
