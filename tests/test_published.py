@@ -298,6 +298,8 @@ def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
     student = "best/student-resnet"
     done = run_script("results/flip.py", RESULTS_DIR / student / "seed-0", timeout=600)
     again, published = pd.read_csv(io.StringIO(done.stdout)), rows[rows.run == student]
+    key = ["run", "seed", "weights_sha256"]
+    assert (again[key].to_numpy() == published[key].to_numpy()).all()
     columns = [column for column in rows if "accuracy" in column]
     np.testing.assert_allclose(again[columns], published[columns], rtol=0, atol=0.03)
 
@@ -316,8 +318,7 @@ def test_flip_averaging_without_weights_is_one_line(tmp_path):
     folder = RESULTS_DIR / "best" / "student-resnet" / "seed-1"
     done = run_script("results/flip.py", folder, check=2)
     assert f"cannot use {folder / 'best.pt'}" in only_line(done)
-    other = tmp_path / "other"
-    other.mkdir()
+    other = fake.write_run(tmp_path, "baseline", 0)
     save_checkpoint(other / "best.pt", {"arch": "small-cnn", "weights": {}})
     assert f"cannot use {other / 'best.pt'}" in only_line(
         run_script("results/flip.py", other, check=2)
