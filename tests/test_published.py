@@ -43,8 +43,7 @@ def test_published_weights_give_the_stored_predictions(weights):
         logits = torch.cat([network(chunk) for chunk in images.split(500)]).numpy()
     with np.load(weights.parent / "predictions.npz") as stored:
         expected = stored["logits_best"][::5].astype(np.float32)
-    logits = np.maximum(logits, logits.max(1, keepdims=True) - publish.DEEPEST)
-    logits -= logits.min(1, keepdims=True)  # as they are published
+    logits = publish.rounded(logits, publish.GRID).astype(np.float32)
     assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.995
     assert np.abs(logits - expected).mean() < 0.02 * expected.std()
 
@@ -360,9 +359,10 @@ def test_publishing_keeps_what_a_report_reads_in_fewer_bytes(tmp_path, change, b
     for was, now, allowed in (
         (before.logits, after.logits, bound), (before.val_logits, after.val_logits, 4 * bound),
     ):  # fmt: skip
+        below = was.max(1, keepdims=True) - was
         was = np.maximum(was, was.max(1, keepdims=True) - 11)  # of less than 0.00002
         was = was - was.min(1, keepdims=True)  # which changes no probability
-        np.testing.assert_allclose(now, was, rtol=0, atol=allowed)
+        assert (abs(now - was) <= np.where(below > 6, 1 / 4, allowed)).all()
     sizes = [(each / "predictions.npz").stat().st_size for each in (folder, target)]
     assert sizes[1] < 0.5 * sizes[0]
 
