@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The commands of the published runs, and of what is missing of five seeds, from the project's root
-# after `make setup`: of notes, best, or on-cpu, the baselines of notes on a CPU. Stopped, the same
+# after `make setup`: of notes, best, or on-cpu, the baselines of both on a CPU. Stopped, the same
 # command goes on. One thread, because on a CPU the last bits depend on their number. On several
 # cores, run both recipes at once: `bash results/reproduce.sh notes & bash results/reproduce.sh best`.
 set -euo pipefail
@@ -33,7 +33,7 @@ for part in "${@:-notes}"; do
   case $part in
     notes) recipe=notes; each_seed networks ;; # not by &&: a failure would be passed over
     best) recipe=best; each_seed networks; each_seed controls ;;
-    on-cpu) recipe=notes; each_seed on_cpu ;;
+    on-cpu) for recipe in notes best; do each_seed on_cpu; done ;;
     *) echo "error: $part is none of notes, best, on-cpu" >&2 && exit 2 ;;
   esac
 done
