@@ -236,9 +236,15 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert -0.3 < as_good.low < 0 < as_good.high < 0.3, "the student of one ResNet is"
     dist = claims.gain(comparison.against_kd("best", "student-resnet-dist"))
     assert -0.4 < dist.low < 0 < dist.high < 0.4, "the one is as good as the other"
+    for name in ("student-resnet-dkd", "student-resnet-logit-standard"):
+        (beside,) = comparison.against_equal("best", name)
+        for gain in claims.gain(comparison.against_kd("best", name)), claims.gain(beside):
+            assert gain.low < 0 < gain.high, "told neither from kd nor from the small CNN alone"
     on_kd = [comparison.against_kd("best", own) for own in comparison.own("best")]
-    half = [(gain.high - gain.low) / 2 for gain in map(claims.gain, filter(None, on_kd))]
-    assert f"under `best` of ±{min(half):.2f} to ±{max(half):.2f}" in readme
+    of_five = [claims.gain(trio) for trio in on_kd if trio and len(trio.students) == 5]
+    half = [(gain.high - gain.low) / 2 for gain in of_five]
+    words = "those of five seeds on plain distillation under `best` of ±{:.2f} to ±{:.2f}"
+    assert words.format(min(half), max(half)) in readme
     trio = comparison.trio("best", "student-ensemble")
     words = "With three ResNets as its teacher the student gains {:+.2f} [{:+.2f}, {:+.2f}] there"
     assert words.format(*claims.gain(trio)[:3]) in readme
