@@ -67,7 +67,7 @@ caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
 th, td { padding: 0.3rem 0.5rem; border-bottom: 1px solid var(--line); text-align: left;
          vertical-align: top; }
 .short { white-space: nowrap; }
-td:not(.short) { min-width: 14rem; }
+td:not(.short) { min-width: 10rem; }
 thead th { background: var(--band); }
 tbody th { font-weight: 600; }
 figure { margin: 1.2rem 0; overflow-x: auto; }
