@@ -5,9 +5,9 @@
 
 predictions.npz loses logits_last, which no report reads. Logits are given less
 the least of their image, which no softmax sees, and rounded: of test images to
-1/8, of held-out ones to 1/2, and those more than 6 below the greatest, of a
-probability below 0.0025, to 4 times as much; what is more than 11 below is raised
-to that. No predicted class changes. What is published already stays as it is.
+1/8, of held-out ones to 1/2, those more than 6 below the greatest, of a
+probability below 0.0025, to 4 times as much; what is more than 11 below is
+raised to that. No predicted class changes. What is published already stays.
 """
 
 import json
