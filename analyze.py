@@ -752,8 +752,9 @@ def write_report(
     problems: Sequence[str],
 ) -> None:
     figures = folder / "figures"
+    former = pictures_of(folder / "report.md")
     figures.mkdir(parents=True, exist_ok=True)
-    for name in pictures_of(folder / "report.md"):  # of a report on other runs
+    for name in former:  # of a report on other runs
         for ending in ("png", "svg"):
             (figures / f"{name}.{ending}").unlink(missing_ok=True)
     comparison.table.to_csv(folder / "results.csv", index=False, float_format="%.6g")
@@ -768,11 +769,12 @@ def write_report(
 
 
 def pictures_of(report: Path) -> list[str]:
-    """Names of the figures of a report that is there already."""
-    try:
-        text = report.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    """Names of the figures of a report that is there already. Raises UserError on another's."""
+    if not report.exists():
         return []
+    text, ours = report.read_text(encoding="utf-8", errors="replace"), f"# {TITLE}\n"
+    if not ours.startswith(text[: len(ours)]):  # one that was cut is ours
+        raise UserError(f"cannot write {report}", "what is there is no report", "use another --out")
     return re.findall(r"^!\[.*\]\(figures/([^/]+)\.png\)$", text, re.MULTILINE)
 
 

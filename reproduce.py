@@ -253,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
     """Train the networks in order, `at_once` side by side, a student after its teacher."""
     threads = max(1, torch.get_num_threads() // at_once)  # more than cores wait for each other
+    message_in = " in its output file" if at_once > 1 else ""
     waiting, running = list(enumerate(jobs, start=1)), {}
     with StopSignals() as stop:
         while waiting or running:
@@ -265,8 +266,8 @@ def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
                     output = job.output if at_once > 1 else None
                     running[start(job.command(shared), output, threads)] = job
             waiting = [each for each in waiting if each[1] not in running.values()]
-            wait_for_one(list(running), stop, " in its output file" if at_once > 1 else "")
-            running = {child: job for child, job in running.items() if child.poll() is None}
+            for child in wait_for_one(list(running), stop, message_in):
+                del running[child]
 
 
 def start(command: list[str], output: Path | None, threads: int) -> subprocess.Popen:
@@ -279,14 +280,19 @@ def start(command: list[str], output: Path | None, threads: int) -> subprocess.P
         return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
 
-def wait_for_one(children: Sequence[subprocess.Popen], stop: StopSignals, where: str) -> None:
-    """Until a script ends. Ends all on SIGINT and SIGTERM; raises if one failed or was stopped.
+def wait_for_one(
+    children: Sequence[subprocess.Popen], stop: StopSignals, message_in: str
+) -> list[subprocess.Popen]:
+    """Until a script ends; returns those that have. Ends all on SIGINT and SIGTERM; raises if one
+    failed or was stopped.
 
-    where: in which file a script's own message is, in words.
+    message_in: in which file a script's own message is, in words.
     """
-    while all(child.poll() is None for child in children) and stop.received is None:
+    while not (ended := [child for child in children if child.poll() is not None]):
+        if stop.received is not None:
+            break
         time.sleep(0.05)
-    failed = [child for child in children if child.poll()]
+    failed = [child for child in ended if child.returncode]
     if stop.received is not None or failed:
         for child in children:
             if stop.received == signal.SIGINT:  # of a terminal: it reaches the children by itself
@@ -300,10 +306,11 @@ def wait_for_one(children: Sequence[subprocess.Popen], stop: StopSignals, where:
         code, words = failed[0].returncode, failed[0].args
         raise UserError(
             f"{Path(words[1]).name} failed",
-            f"signal {-code} ended it" if code < 0 else f"its own message says why{where}",
+            f"signal {-code} ended it" if code < 0 else f"its own message says why{message_in}",
             f"the command was: {shlex.join(words)}",
             exit_code=max(code, 1),
         )
+    return ended
 
 
 if __name__ == "__main__":

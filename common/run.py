@@ -539,26 +539,35 @@ def describe(network: torch.nn.Module, role: str, name: str, data_digest: str) -
             "it has to take images (N, 1, 28, 28) uint8, so to begin with Normalize() of "
             "common/models.py, and to return logits (N, 10)",
         ) from error
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None
     return {
         "role": role,
         "name": name,
         "parameters": count_parameters(network),
         "multiply_adds": multiply_adds,
         "data_sha256": data_digest,
-        "git_commit": commit,
+        "git_commit": git_commit(),
         "versions": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
     }
+
+
+def git_commit() -> str | None:
+    """The code's commit, with -dirty where files of it were changed; None if it has none."""
+    command = [
+        "git",
+        "-C",
+        str(ROOT),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--exclude=*",
+        "--dirty",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -67,9 +67,11 @@ def publish(folder: Path, root: Path, weights: bool = False) -> Path:
         save_compressed(target / "predictions.npz", arrays)
         for name in ("log.csv", *(["best.pt"] if weights else []), "summary.json"):
             shutil.copyfile(folder / name, target / name)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C among them
         shutil.rmtree(target, ignore_errors=True)
-        raise UserError(f"cannot publish {folder}", str(error), "see there", 1) from error
+        if isinstance(error, OSError):
+            raise UserError(f"cannot publish {folder}", str(error), "see there", 1) from error
+        raise
     return target
 
 

@@ -923,6 +923,17 @@ def test_of_the_report_that_was_there_no_figure_is_left(small, undrawn):
     assert all(Path(name).stem in page for name in left - {"mine.png"})
 
 
+def test_a_page_that_is_no_report_of_ours_stays_with_its_pictures(small, undrawn, tmp_path):
+    out = tmp_path / "paper"
+    (out / "figures").mkdir(parents=True)
+    (out / "figures" / "setup.png").write_bytes(b"a picture")
+    (out / "report.md").write_text("# My paper\n\n![the setup](figures/setup.png)\n")
+    before = tree(out)
+    with pytest.raises(UserError, match=r"report\.md; what is there is no report; use another"):
+        analyze.main(["--runs", str(small), "--out", str(out)])
+    assert tree(out) == before
+
+
 def test_an_unfinished_run_is_named_and_the_rest_reported(small, reported):
     fake.write_run(small, "baseline", 2, finished=False, **SMALL)
     code, table, errors = reported(small)

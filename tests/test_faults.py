@@ -389,12 +389,14 @@ def test_no_pickle_runs_code(write, server, whole, tmp_path):
 def short_of_space(request, tmp_path):
     """A folder, and a function: the fault that makes the number-th write of a file in it fail.
 
-    A full disk for real where one can be mounted; else, and besides, a limit on the file's size.
+    A full disk for real, where one can be mounted; and a limit on the file's size.
     """
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)]
-    mounted = request.param == "full disk" and _succeeds(mount)
+    mounted = request.param == "full disk"
+    if mounted and not _succeeds(mount):
+        pytest.skip("no disk can be mounted here, to be filled")
 
     def fault(name: str, number: int, room: int) -> list:
         if mounted:

@@ -113,6 +113,18 @@ def test_a_script_that_fails_ends_the_others(command, why, code):
     assert error.value.exit_code == code and other.returncode == -signal.SIGTERM
 
 
+def test_a_script_that_fails_when_another_has_just_ended_is_not_passed_over(monkeypatch):
+    children = [subprocess.Popen(["sh", "-c", f"exit {code}"]) for code in (0, 3)]
+    for child in children:
+        child.wait()
+    states = iter([None])  # at first it is not seen to have ended
+    monkeypatch.setattr(children[1], "poll", lambda: next(states, 3))
+    monkeypatch.setattr(reproduce, "start", lambda *_: children.pop(0))
+    jobs = [reproduce.Job(Path(), "baseline", name, quick_config()) for name in ("one", "other")]
+    with pytest.raises(UserError, match="-c failed"):
+        reproduce.run_all(jobs, [], 2)
+
+
 def test_the_plan_has_each_teacher_before_its_student():
     jobs = reproduce.plan(reproduce.RUNS_DIR, [], [0, 1], ["resnet", "cnn"])
     assert [job.name for job in jobs] == [

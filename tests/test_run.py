@@ -8,6 +8,7 @@ import os
 import shlex
 import socket
 import stat
+import subprocess
 import sys
 import threading
 
@@ -216,6 +217,19 @@ def test_other_settings_are_refused_old_to_new(tmp_path):
         == "data_sha256: None -> 1f, epochs: 2 -> 5, lr: 0.1 -> 0.3"
     )
     assert contents(tmp_path) == before
+
+
+def test_a_commit_whose_files_were_changed_is_called_dirty(tmp_path, monkeypatch):
+    monkeypatch.setattr(common.run, "ROOT", tmp_path)
+    assert common.run.git_commit() is None
+    who = ("-c", "user.name=me", "-c", "user.email=me@here")
+    (tmp_path / "loss.py").write_text("")
+    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    commit = common.run.git_commit()
+    assert len(commit) == 40 and int(commit, 16)
+    (tmp_path / "loss.py").write_text("changed")
+    assert common.run.git_commit() == f"{commit}-dirty"
 
 
 def test_what_only_changes_bits_warns_and_what_changes_nothing_is_silent(tmp_path, capsys):

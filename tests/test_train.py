@@ -85,6 +85,42 @@ def test_a_step_is_nesterov_momentum_on_the_mean_loss(dataset, device):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("device_type", ["cpu"] + ["cuda"] * torch.cuda.is_available())
+@pytest.mark.parametrize("asks", [False, True])
+def test_an_epoch_is_its_steps_one_after_the_other(tiny_data, device_type, asks):
+    """On a GPU a recorded step, or a plain one where the loss asks for a value: with a last batch
+    of another size, momentum, statistics and a count that the loss keeps.
+    """
+    dataset = Dataset(load(tiny_data), Views(1, True), device_type)
+    device = choose_device(quick_config(device=device_type))
+
+    def counting(one):
+        one.network.register_buffer("calls", torch.zeros((), device=device_type))
+
+        def objective(logits, batch):
+            one.network.calls.add_(1)
+            loss = hard(logits, batch)
+            assert not asks or math.isfinite(loss.total.item())
+            return loss
+
+        one.objective = objective
+        return one
+
+    settings = {"lr": 0.1, "schedule": "constant"}
+    whole, stepped = (counting(trainer(dataset, device, **settings)) for _ in range(2))
+    train(whole, 80)
+    index, view = dataset.epoch(0, 1)
+    stepped.network.train()
+    stepped.rate.fill_(0.1)
+    for start in (0, 32, 64):
+        chunk = slice(start, min(start + 32, 80))
+        stepped.step(dataset.batch(index[chunk], view[chunk]))
+    assert whole.network.calls == stepped.network.calls == 3
+    states = [dict(each.network.state_dict()) for each in (whole, stepped)]
+    torch.testing.assert_close(*states, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(whole.sums, stepped.sums, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
 # ---------------------------------------------------------------- what is logged
 
 
