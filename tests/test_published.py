@@ -250,10 +250,19 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert -0.3 < as_good.low < 0 < as_good.high < 0.3, "the student of one ResNet is"
     dist = claims.gain(comparison.against_kd("best", "student-resnet-dist"))
     assert -0.4 < dist.low < 0 < dist.high < 0.4, "the one is as good as the other"
-    for name in ("student-resnet-dkd", "student-resnet-logit-standard"):
-        (beside,) = comparison.against_equal("best", name)
-        for gain in claims.gain(comparison.against_kd("best", name)), claims.gain(beside):
-            assert gain.low < 0 < gain.high, "told neither from kd nor from the small CNN alone"
+    names = [f"student-resnet-{loss}" for loss in ("dist", "dkd", "logit-standard")]
+    losses = {name: claims.gain(comparison.against_kd("best", name)) for name in names}
+    behind = losses["student-resnet-dkd"]
+    p = stats.holm([gain.p for gain in losses.values()])[1]
+    words = "`dkd` is behind `kd` by {:.2f} points [{:.2f}, {:.2f}]"
+    assert words.format(-behind.value, -behind.high, -behind.low) in readme
+    assert f"for three losses at once not beyond chance (p {p:.3f})" in readme and p > 0.05
+    standard = losses["student-resnet-logit-standard"]
+    assert standard.low < 0 < standard.high, "cannot be told from kd"
+    beside = [claims.gain(*comparison.against_equal("best", name)) for name in names[1:]]
+    assert all(gain.low < 0 < gain.high for gain in beside), "hold 0"
+    words = "their gains, {:+.2f} [{:+.2f}, {:+.2f}] and {:+.2f} [{:+.2f}, {:+.2f}], hold 0"
+    assert words.format(*beside[0][:3], *beside[1][:3]) in readme
     on_kd = [comparison.against_kd("best", own) for own in comparison.own("best")]
     half = [(gain.high - gain.low) / 2 for gain in map(claims.gain, filter(None, on_kd))]
     assert f"under `best` of ±{min(half):.2f} to ±{max(half):.2f}" in readme
