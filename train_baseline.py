@@ -10,6 +10,9 @@ sees the student's batches in the same order: the two differ in the loss alone.
 Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
 in runs/RECIPE/baseline/seed-SEED (baseline-ARCH for another network than
 small-cnn).
+
+Expect 91.9 % of the test images, with --recipe best 94.3 %, in about half an
+hour on one CPU core with bfloat16, half a minute on an NVIDIA H200.
 """
 
 from collections.abc import Sequence

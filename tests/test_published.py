@@ -16,6 +16,9 @@ import pytest
 import scipy.stats
 import torch
 
+import train_baseline
+import train_student
+import train_teacher
 from common import claims, compare, records, stats
 from common.config import RESULTS_DIR, BaselineConfig, StudentConfig, TeacherConfig, differing
 from common.data import load
@@ -26,6 +29,7 @@ from common.run import save as save_checkpoint
 from conftest import ROOT, only_line, run_script
 from results import flip, publish
 
+TEACHERS = ("teacher-resnet", "teacher-cnn")
 WEIGHTS = sorted(RESULTS_DIR.glob("*/*/seed-*/best.pt"))
 
 
@@ -222,6 +226,18 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
         low, high = claims.class_error_change(pair, claims.SHIRT)[1:3]
         differ += low > 0 or high < 0
     assert f"{differ} of the 10 pairs among the five baselines of `notes` differ" in readme
+
+
+def test_what_the_scripts_tell_to_expect_is_what_was_published():
+    table = compare.Comparison(records.read_all(RESULTS_DIR)[0]).table
+    tests = {(row.recipe, row.name): f"{row.test_selected:.1f}" for row in table.itertuples()}
+    words = " of the test images, with --recipe best "
+    for script, name in ((train_baseline, "baseline"), (train_student, "student-resnet")):
+        own = f"{tests['notes', name]} %{words}{tests['best', name]} %"
+        assert f"Expect {own}" in " ".join(script.__doc__.split())
+    values = (tests[key] for key in itertools.product(("notes", "best"), TEACHERS))
+    words = "Expect {} % of the test images, of the CNN {} %; with --recipe best {} and {} %."
+    assert words.format(*values) in " ".join(train_teacher.__doc__.split())
 
 
 def test_the_published_runs_stay_below_20_megabytes():
