@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,15 @@ def runs_folder(recipe: str, epochs: int | None) -> Path:
     if epochs in (None, RECIPES[recipe]["teacher"]["epochs"]):
         return RUNS_DIR
     return RUNS_DIR.with_name(f"runs-{epochs}-epochs")
+
+
+def check_writable(runs: Path) -> None:
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=runs).close()
+    except OSError as error:
+        what_to_do = "make that folder writable; in a container, mount one of your own there"
+        raise UserError(f"cannot write to {runs}", str(error), what_to_do) from error
 
 
 def plan(runs: Path, shared: list[str], seeds: Sequence[int], teachers: Sequence[str]) -> list[Job]:
@@ -206,6 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.data_dir:
         shared += ["--data-dir", args.data_dir]
     runs = runs_folder(args.recipe, args.epochs)
+    check_writable(runs)
     seeds, teachers = (list(dict.fromkeys(words)) for words in (args.seeds, args.teachers))
     jobs = plan(runs, shared, seeds, teachers)
     for job in jobs:
@@ -251,23 +262,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
-    """Train the networks in order, `at_once` side by side, a student after its teacher."""
+    """Train the networks in order, `at_once` side by side, a student after its teacher.
+
+    Whatever ends this ends the scripts. Raises UserError if one failed, Interrupted if stopped.
+    """
     threads = max(1, torch.get_num_threads() // at_once)  # more than cores wait for each other
     message_in = " in its output file" if at_once > 1 else ""
     waiting, running = list(enumerate(jobs, start=1)), {}
     with StopSignals() as stop:
-        while waiting or running:
-            unfinished = [job for _, job in waiting] + list(running.values())
-            for number, job in waiting:
-                if len(running) < at_once and job.teacher not in unfinished:
-                    where = f", output in {job.output}" if at_once > 1 else ""
-                    name = f"{job.name}, seed {job.config.seed}"
-                    print(f"\n[{number}/{len(jobs)}] {name}{where}", flush=True)
-                    output = job.output if at_once > 1 else None
-                    running[start(job.command(shared), output, threads)] = job
-            waiting = [each for each in waiting if each[1] not in running.values()]
-            for child in wait_for_one(list(running), stop, message_in):
-                del running[child]
+        try:
+            while waiting or running:
+                unfinished = [job for _, job in waiting] + list(running.values())
+                for number, job in waiting:
+                    if len(running) < at_once and job.teacher not in unfinished:
+                        where = f", output in {job.output}" if at_once > 1 else ""
+                        name = f"{job.name}, seed {job.config.seed}"
+                        print(f"\n[{number}/{len(jobs)}] {name}{where}", flush=True)
+                        output = job.output if at_once > 1 else None
+                        running[start(job.command(shared), output, threads)] = job
+                waiting = [each for each in waiting if each[1] not in running.values()]
+                for child in wait_for_one(list(running), stop, message_in):
+                    del running[child]
+        finally:
+            end(list(running), stop)
 
 
 def start(command: list[str], output: Path | None, threads: int) -> subprocess.Popen:
@@ -275,42 +292,48 @@ def start(command: list[str], output: Path | None, threads: int) -> subprocess.P
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if output is None:
         return subprocess.Popen(command, env=environment)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with open(output, "a") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with open(output, "a") as file:
+            return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+    except OSError as error:
+        what_to_do = "make that folder writable"
+        raise UserError(f"cannot write {output}", str(error), what_to_do, 1) from error
 
 
 def wait_for_one(
     children: Sequence[subprocess.Popen], stop: StopSignals, message_in: str
 ) -> list[subprocess.Popen]:
-    """Until a script ends; returns those that have. Ends all on SIGINT and SIGTERM; raises if one
-    failed or was stopped.
+    """Until a script ends; returns those that have. Raises if one failed, or on a signal.
 
     message_in: in which file a script's own message is, in words.
     """
     while not (ended := [child for child in children if child.poll() is not None]):
-        if stop.received is not None:
-            break
+        stop.check()
         time.sleep(0.05)
-    failed = [child for child in ended if child.returncode]
-    if stop.received is not None or failed:
-        for child in children:
-            if stop.received == signal.SIGINT:  # of a terminal: it reaches the children by itself
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(2)
-            child.terminate()
-        for child in children:
-            child.wait()
     stop.check()
-    if failed:
-        code, words = failed[0].returncode, failed[0].args
-        raise UserError(
-            f"{Path(words[1]).name} failed",
-            f"signal {-code} ended it" if code < 0 else f"its own message says why{message_in}",
-            f"the command was: {shlex.join(words)}",
-            exit_code=max(code, 1),
-        )
+    for child in ended:
+        if code := child.returncode:
+            why = (
+                f"signal {-code} ended it" if code < 0 else f"its own message says why{message_in}"
+            )
+            raise UserError(
+                f"{Path(child.args[1]).name} failed",
+                why,
+                f"the command was: {shlex.join(child.args)}",
+                exit_code=max(code, 1),
+            )
     return ended
+
+
+def end(children: Sequence[subprocess.Popen], stop: StopSignals) -> None:
+    for child in children:
+        if stop.received == signal.SIGINT:  # of a terminal: it reaches the children by itself
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(2)
+        child.terminate()
+    for child in children:
+        child.wait()
 
 
 if __name__ == "__main__":

@@ -54,14 +54,13 @@ def choose_device(config: Config) -> Device:
     Under torchrun it joins the other processes, each with a GPU of its own if on CUDA.
     """
     kind = config.device
-    no_cuda = why_no_cuda()
+    no_cuda, no_mps = why_no_cuda(), why_no_mps(config)
     if kind == "auto":
-        mps = torch.backends.mps.is_available()
-        kind = "cuda" if no_cuda is None else "mps" if mps else "cpu"
+        kind = "cuda" if no_cuda is None else "mps" if no_mps is None else "cpu"
     elif kind == "cuda" and no_cuda:
         raise UserError("no cuda device", no_cuda, "use --device cpu, or --device auto")
-    elif kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("no mps device", "torch finds none", "use --device cpu, or --device auto")
+    elif kind == "mps" and no_mps:
+        raise UserError("no mps device", no_mps, "use --device cpu, or --device auto")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -76,7 +75,8 @@ def choose_device(config: Config) -> Device:
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         name = str(capabilities.get("cpu_name", "CPU"))
         fast_bfloat16 = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16"))
-        if capabilities and not fast_bfloat16:  # processors of one name differ in it
+        has_some = fast_bfloat16 or capabilities.get("bf16")  # of ARM: not measured
+        if capabilities and not has_some:  # processors of one name differ in it
             name += ", no bf16"
     else:
         name, fast_bfloat16 = "Apple GPU", False
@@ -86,13 +86,23 @@ def choose_device(config: Config) -> Device:
     return Device(kind, name, precision, rank, processes, note)
 
 
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _join(kind: str) -> tuple[int, int]:
     """(rank, number of processes); under torchrun it sets up their group, once."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = _processes()
     if processes == 1:
         return 0, 1
     if kind == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if (own := int(os.environ["LOCAL_RANK"])) >= (count := torch.cuda.device_count()):
+            raise UserError(
+                "no GPU for each process",
+                f"here are {count}",
+                f"use --nproc-per-node {count}, or --device cpu",
+            )
+        torch.cuda.set_device(own)
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
     if distributed.get_rank() > 0:
@@ -118,6 +128,17 @@ def together(check: Callable[[], None] = lambda: None) -> Iterator[None]:
             "see its own message, then start all of them again with --resume",
             exit_code=1,
         ) from error
+
+
+def why_no_mps(config: Config) -> str | None:
+    """Why this run cannot be on an Apple GPU, in words; None if it can."""
+    if not torch.backends.mps.is_available():
+        return "torch finds none"
+    if config.deterministic:
+        return "it does not pool deterministically"
+    if _processes() > 1:
+        return "processes cannot share it"
+    return None
 
 
 def why_no_cuda() -> str | None:

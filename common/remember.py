@@ -6,6 +6,7 @@ next run with the same teacher sees them again; the teacher's answer does not ch
 
 import contextlib
 import hashlib
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import astuple
@@ -14,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common import batches, models
 from common.batches import Batch, Dataset
 from common.device import Device, progress
 from common.errors import StopSignals, UserError
@@ -22,6 +22,7 @@ from common.run import load, save
 
 WRITING = 600  # seconds that no writing of a table takes
 KEEP_SHARE = 0.1  # of the table, how much may be lost by a kill: writing takes its time
+CODE = ("common.batches", "common.device", "common.models", __name__)  # that decides the bits
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
 
@@ -51,7 +52,7 @@ class RememberedLogits:
             "device": [device.type, device.name, device.precision],
         }  # fmt: skip
         # Nor may the code have changed, or what else the bits depend on.
-        code = b"".join(Path(module.__file__).read_bytes() for module in (batches, models))
+        code = b"".join(Path(sys.modules[module].__file__).read_bytes() for module in CODE)
         self.key = subject | {
             "code": hashlib.sha256(code).hexdigest(), "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),

@@ -357,7 +357,7 @@ class Run:
             raise UserError(
                 f"no checkpoint in {self.folder}",
                 f"it holds {', '.join(made_from_checkpoint)} of a run, but nothing to go on from",
-                "put last.pt back, add --overwrite for --resume, or choose another --out",
+                "put last.pt back, use --overwrite for --resume, or choose another --out",
             )
         try:
             self._compare(read_json(self.folder / "config.json"))
@@ -412,7 +412,7 @@ class Run:
             raise UserError(
                 f"no checkpoint in {self.folder} can be loaded",
                 ", ".join(damage),
-                "add --overwrite to start again",
+                "use --overwrite for --resume to start again",
             )
         return None
 

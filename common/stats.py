@@ -68,12 +68,15 @@ def over_images(statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarra
 
     counts: numbers of images of each kind (...); statistic: of (R, ...) such numbers, (R,). This
     is what one seed can tell: how sure the test images make it, not how other seeds differ; so
-    there is no p. Nor is there an interval where more draws than lie beyond it have no value (nan).
+    there is no p. Draws without a value (nan) lie beyond either end; where they are more than may,
+    there is no interval.
     """
     value, draws = float(statistic(counts[None])[0]), statistic(resampled(counts))
-    if np.isnan(draws).mean() > (1 - LEVEL) / 2:
+    beyond, tail = np.isnan(draws), (1 - LEVEL) / 2
+    if beyond.mean() > tail:
         return Estimate(value, over="images")
-    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low = np.quantile(np.where(beyond, -np.inf, draws), tail, method="higher")
+    high = np.quantile(np.where(beyond, np.inf, draws), 1 - tail, method="lower")
     return Estimate(value, low, high, over="images")
 
 

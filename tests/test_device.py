@@ -55,9 +55,32 @@ def test_auto_falls_back_and_says_why_an_explicit_device_does_not(machine):
         choose_device(quick_config(device="cuda"))
 
 
+def test_an_apple_gpu_is_taken_for_what_it_can(machine, monkeypatch):
+    machine(built=None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda _: None)
+    assert choose_device(quick_config(device="auto")).type == "mps"
+    assert choose_device(quick_config(device="auto", deterministic=True)).type == "cpu"
+    with pytest.raises(UserError, match="no mps device; it does not pool deterministically"):
+        choose_device(quick_config(device="mps", deterministic=True))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="no mps device; processes cannot share it"):
+        choose_device(quick_config(device="mps"))
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told(machine, monkeypatch):
+    machine()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match="here are 1; use --nproc-per-node 1, or --device cpu"):
+        choose_device(quick_config(device="cuda"))
+
+
 @pytest.mark.parametrize(
     ("capabilities", "name", "precision"),
     [
+        ({"cpu_name": "An ARM", "bf16": True}, "An ARM", "float32"),  # not measured
         ({"cpu_name": "A chip", "avx512_bf16": True}, "A chip", "bfloat16"),
         ({"cpu_name": "A chip", "avx512_bf16": False}, "A chip, no bf16", "float32"),
         (None, "CPU", "float32"),  # of an older torch, which cannot be asked: nothing is claimed

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import reproduce
-from common.errors import Interrupted, StopSignals, UserError
+from common.errors import Interrupted, UserError
 from conftest import ROOT, quick_config
 
 
@@ -81,48 +81,87 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
     assert out.rstrip().endswith("report.html")
 
 
-def test_a_signal_to_it_alone_ends_the_scripts():
-    """As `docker run` without a terminal and `kill` send it."""
-    with StopSignals() as stop, subprocess.Popen(["sleep", "60"]) as child:
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Interrupted):
-            reproduce.wait_for_one([child], stop, "")
-    assert child.returncode == -signal.SIGTERM
+@pytest.fixture
+def run_scripts(monkeypatch):
+    """Run `reproduce.run_all` with shell commands in place of scripts; returns their processes.
+
+    then: called once all are started.
+    """
+
+    def run(*commands, then=lambda: None):
+        waiting = [["sh", "-c", command] for command in commands]
+
+        def start(*_):
+            children.append(subprocess.Popen(waiting.pop(0)))
+            if not waiting:
+                then()
+            return children[-1]
+
+        monkeypatch.setattr(reproduce, "start", start)
+        jobs = [reproduce.Job(Path(), "baseline", each, quick_config()) for each in commands]
+        reproduce.run_all(jobs, [], len(jobs))
+
+    children = run.children = []
+    return run
 
 
-def test_a_script_that_a_terminals_ctrl_c_reached_too_is_left_to_end_by_itself():
-    with StopSignals() as stop, subprocess.Popen(["sleep", "0.3"]) as child:
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Interrupted):
-            reproduce.wait_for_one([child], stop, "")
-    assert child.returncode == 0
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("exec sleep 60", -signal.SIGTERM),  # as `docker run` without a terminal and `kill` send it
+        ("exec sleep 0.3", 0),  # a terminal's Ctrl-C reached it too: it ends by itself
+    ],
+)
+def test_a_signal_ends_the_scripts(run_scripts, command, code):
+    with pytest.raises(Interrupted):
+        run_scripts(command, then=lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert [child.returncode for child in run_scripts.children] == [code]
 
 
 @pytest.mark.parametrize(
     ("command", "why", "code"),
-    [("exit 2", "its own message says why in a file", 2), ("kill -9 $$", "signal 9 ended it", 1)],
+    [
+        ("exit 2", "its own message says why in its output file", 2),
+        ("kill -9 $$", "signal 9 ended it", 1),
+    ],
 )
-def test_a_script_that_fails_ends_the_others(command, why, code):
-    with (
-        StopSignals() as stop,
-        subprocess.Popen(["sh", "-c", command]) as failing,
-        subprocess.Popen(["sleep", "60"]) as other,
-        pytest.raises(UserError, match=re.escape(f"-c failed; {why}; the command was: ")) as error,
-    ):
-        reproduce.wait_for_one([other, failing], stop, " in a file")
+def test_a_script_that_fails_ends_the_others(run_scripts, command, why, code):
+    message = re.escape(f"-c failed; {why}; the command was: ")
+    with pytest.raises(UserError, match=message) as error:
+        run_scripts("exec sleep 60", command)
+    other, _ = run_scripts.children
     assert error.value.exit_code == code and other.returncode == -signal.SIGTERM
 
 
-def test_a_script_that_fails_when_another_has_just_ended_is_not_passed_over(monkeypatch):
-    children = [subprocess.Popen(["sh", "-c", f"exit {code}"]) for code in (0, 3)]
-    for child in children:
-        child.wait()
-    states = iter([None])  # at first it is not seen to have ended
-    monkeypatch.setattr(children[1], "poll", lambda: next(states, 3))
-    monkeypatch.setattr(reproduce, "start", lambda *_: children.pop(0))
-    jobs = [reproduce.Job(Path(), "baseline", name, quick_config()) for name in ("one", "other")]
+def test_what_fails_here_ends_the_scripts_too(run_scripts):
+    def fail():
+        raise BrokenPipeError  # of `| head`
+
+    with pytest.raises(BrokenPipeError):
+        run_scripts("exec sleep 60", "exec sleep 60", then=fail)
+    assert run_scripts.children[0].returncode == -signal.SIGTERM
+    with run_scripts.children[1] as never_got:
+        never_got.kill()
+
+
+def test_a_script_that_fails_when_another_has_just_ended_is_not_passed_over(run_scripts):
+    def end_both():
+        for child in run_scripts.children:
+            child.wait()
+        states = iter([None])  # at first the second is not seen to have ended
+        run_scripts.children[1].poll = lambda: next(states, 3)
+
     with pytest.raises(UserError, match="-c failed"):
-        reproduce.run_all(jobs, [], 2)
+        run_scripts("exit 0", "exit 3", then=end_both)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path):
+    (tmp_path / "runs").touch()  # no folder, whoever runs this
+    with pytest.raises(UserError, match="cannot write to .*; make that folder writable"):
+        reproduce.check_writable(tmp_path / "runs")
+    (tmp_path / "one.log").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*one\.log; "):
+        reproduce.start(["true"], tmp_path / "one.log", 1)
 
 
 def test_the_plan_has_each_teacher_before_its_student():
@@ -179,8 +218,9 @@ def test_so_many_are_trained_at_once_and_a_student_after_its_teacher(
         most = max(most, len(children))
         for child in children:
             child.left -= 1
-            if child.poll() == 0:
-                ended.append(started[child])
+        over = [child for child in children if child.poll() == 0]
+        ended.extend(started[child] for child in over)
+        return over
 
     monkeypatch.setattr(reproduce, "start", start)
     monkeypatch.setattr(reproduce, "wait_for_one", wait)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import socket
 import stat
 import subprocess
@@ -219,6 +220,7 @@ def test_other_settings_are_refused_old_to_new(tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="there is no git")
 def test_a_commit_whose_files_were_changed_is_called_dirty(tmp_path, monkeypatch):
     monkeypatch.setattr(common.run, "ROOT", tmp_path)
     assert common.run.git_commit() is None

@@ -126,6 +126,21 @@ def test_a_bootstrap_over_kinds_is_one_over_images(generator):
     assert math.isnan(estimate.p)  # of one seed
 
 
+@pytest.mark.parametrize(("least", "told"), [(74, True), (84, False)])
+def test_draws_without_a_value_lie_beyond_both_ends_of_the_interval(least, told):
+    counts = np.array([96, 304])
+
+    def statistic(c):
+        return np.where(c[:, 0] > least, c[:, 0], np.nan)
+
+    estimate, draws = stats.over_images(statistic, counts), statistic(stats.resampled(counts))
+    assert estimate.value == 96 and np.isnan(draws).any()
+    assert np.isfinite(estimate[1:3]).all() == told
+    if told:
+        assert 0.02 < 1 - (draws >= estimate.low).mean() <= 0.025
+        assert 0.02 < 1 - (draws <= estimate.high).mean() <= 0.025
+
+
 def test_the_bootstrap_gives_the_same_interval_every_time():
     counts = np.array([[30, 4], [9, 57]])
     first = stats.resampled(counts)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import common.device
 import common.run
-from common import batches, models
+from common import batches, models, remember
 from common.batches import Dataset, Views
 from common.data import load
 from common.device import choose_device
@@ -333,7 +334,7 @@ def test_training_with_the_table_is_training_with_the_teacher(dataset, device, t
     assert other.table.isnan().all()
 
 
-@pytest.mark.parametrize("module", [batches, models])
+@pytest.mark.parametrize("module", [batches, common.device, models, remember])
 def test_the_table_of_code_that_was_changed_since_is_replaced(
     dataset, device, teacher, tmp_path, monkeypatch, module
 ):
