@@ -159,9 +159,9 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
         for t in (notes, best)
     )
     words = (
-        f"alone gains {alone_best - alone:.1f} points and the ResNet {teacher_best - teacher:.1f}: "
-        f"{teacher_best - alone_best:.1f} points are left between them, for "
-        f"{teacher - alone:.1f} under `notes`"
+        f"alone rises by {alone_best - alone:.1f} points and the ResNet by "
+        f"{teacher_best - teacher:.1f}: {teacher_best - alone_best:.1f} points are left between "
+        f"them, for {teacher - alone:.1f} under `notes`"
     )
     assert words in readme
 
@@ -170,8 +170,8 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
         "(p {}), at 94 % {:.0f} epochs before it under `best` (p {})"
     )
     of_its_own = (
-        "is not told from the baseline under `notes` ({:.1f} epochs, p {}), and {:.1f} epochs "
-        "earlier under `best` (p {})"
+        "is not told from the baseline under `notes` ({:.1f} epochs, p {}), and is there {:.1f} "
+        "epochs earlier under `best` (p {})"
     )
     saved, nearly = [], []
     for trio, level in ((notes, 92), (best, 94)):
@@ -255,8 +255,8 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     longer = claims.gain(comparison.trio("best", "baseline-100-epochs"))
     words = (
         "without a teacher may do as much: training for twice as many epochs gains "
-        "{:+.2f} [{:+.2f}, {:+.2f}] (on baselines of its own device {:+.2f} [{:+.2f}, {:+.2f}]), "
-        "label smoothing {:+.2f} [{:+.2f}, {:+.2f}]"
+        "{:+.2f} [{:+.2f}, {:+.2f}] (over baselines from a CPU, as its runs are, "
+        "{:+.2f} [{:+.2f}, {:+.2f}]), label smoothing {:+.2f} [{:+.2f}, {:+.2f}]"
     )
     beside = comparison.trio("best", "baseline-100-epochs", against="baseline-on-cpu")
     told = (*longer[:3], *claims.gain(beside)[:3], *smoothed[:3])
@@ -276,8 +276,10 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     standard = losses["student-resnet-logit-standard"]
     assert standard.low < 0 < standard.high, "cannot be told from kd"
     beside = [claims.gain(*comparison.against_equal("best", name)) for name in names[1:]]
-    assert all(gain.low < 0 < gain.high for gain in beside), "hold 0"
-    words = "their gains, {:+.2f} [{:+.2f}, {:+.2f}] and {:+.2f} [{:+.2f}, {:+.2f}], hold 0"
+    assert all(gain.low < 0 < gain.high for gain in beside), "perhaps nothing"
+    words = (
+        "they gain {:+.2f} [{:+.2f}, {:+.2f}] and {:+.2f} [{:+.2f}, {:+.2f}], so perhaps nothing"
+    )
     assert words.format(*beside[0][:3], *beside[1][:3]) in readme
     on_kd = [comparison.against_kd("best", own) for own in comparison.own("best")]
     half = [(gain.high - gain.low) / 2 for gain in map(claims.gain, filter(None, on_kd))]
@@ -298,7 +300,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     taught = claims.gain(comparison.trio("best", "student-ensemble-deep-cnn"))
     as_much = claims.gain(comparison.trio("best", "baseline-deep-cnn", against="student-resnet"))
     assert -0.3 < as_much.low < 0 < as_much.high < 0.3, "as that does from its ResNet"
-    words = "Alone it gains {:+.2f} [{:+.2f}, {:+.2f}] on the small CNN"
+    words = "Alone it gains {:+.2f} [{:+.2f}, {:+.2f}] over the small CNN"
     assert words.format(*deep[:3]) in readme
     words = "it gains another {:+.2f} [{:+.2f}, {:+.2f}] and has the highest mean"
     assert words.format(*taught[:3]) in readme
