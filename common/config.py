@@ -233,7 +233,7 @@ class Config:
         "hardware has it",
         "auto",
     )
-    compile: bool = setting(None, "torch.compile the network", False)
+    compile: bool = setting(None, "torch.compile the network: takes a C++ compiler", False)
     deterministic: bool = setting(None, "the same bits every time on a GPU too, slower", False)
     resume: bool = setting(None, "go on from the last checkpoint, if there is one", False)
     overwrite: bool = setting(None, "replace the run that is in the folder", False)
