@@ -96,6 +96,7 @@ def runs_folder(recipe: str, epochs: int | None) -> Path:
 
 
 def check_writable(runs: Path) -> None:
+    """Raise UserError where no run can be written, before anything is measured."""
     try:
         runs.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=runs).close()
@@ -267,7 +268,7 @@ def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
     Whatever ends this ends the scripts. Raises UserError if one failed, Interrupted if stopped.
     """
     threads = max(1, torch.get_num_threads() // at_once)  # more than cores wait for each other
-    message_in = " in its output file" if at_once > 1 else ""
+    message = "its own message says why" + " in its output file" * (at_once > 1)
     waiting, running = list(enumerate(jobs, start=1)), {}
     with StopSignals() as stop:
         try:
@@ -281,7 +282,7 @@ def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
                         output = job.output if at_once > 1 else None
                         running[start(job.command(shared), output, threads)] = job
                 waiting = [each for each in waiting if each[1] not in running.values()]
-                for child in wait_for_one(list(running), stop, message_in):
+                for child in wait_for_one(list(running), stop, message):
                     del running[child]
         finally:
             end(list(running), stop)
@@ -302,11 +303,11 @@ def start(command: list[str], output: Path | None, threads: int) -> subprocess.P
 
 
 def wait_for_one(
-    children: Sequence[subprocess.Popen], stop: StopSignals, message_in: str
+    children: Sequence[subprocess.Popen], stop: StopSignals, message: str
 ) -> list[subprocess.Popen]:
     """Until a script ends; returns those that have. Raises if one failed, or on a signal.
 
-    message_in: in which file a script's own message is, in words.
+    message: where that of a script is which failed by itself, in words.
     """
     while not (ended := [child for child in children if child.poll() is not None]):
         stop.check()
@@ -314,12 +315,9 @@ def wait_for_one(
     stop.check()
     for child in ended:
         if code := child.returncode:
-            why = (
-                f"signal {-code} ended it" if code < 0 else f"its own message says why{message_in}"
-            )
             raise UserError(
                 f"{Path(child.args[1]).name} failed",
-                why,
+                f"signal {-code} ended it" if code < 0 else message,
                 f"the command was: {shlex.join(child.args)}",
                 exit_code=max(code, 1),
             )

@@ -556,16 +556,8 @@ def describe(network: torch.nn.Module, role: str, name: str, data_digest: str) -
 
 def git_commit() -> str | None:
     """The code's commit, with -dirty where files of it were changed; None if it has none."""
-    command = [
-        "git",
-        "-C",
-        str(ROOT),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--exclude=*",
-        "--dirty",
-    ]
+    words = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    command = ["git", "-C", str(ROOT), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
