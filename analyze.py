@@ -331,13 +331,16 @@ def own_in_words(comparison: Comparison, recipe: str, tabled: Sequence[str] = ()
             lines += [difference_in_words(comparison, trio) for trio in trios]
             if (base := comparison.baseline_of(recipe, name)) != "baseline":
                 lines.append(f"the gain of {name} is on {base}")
-    lines += [
+    others = [name for name in comparison.of(recipe) if name not in tabled]
+    return lines + unequal_in_words(comparison, recipe, others) + comparison.remarks(recipe)
+
+
+def unequal_in_words(comparison: Comparison, recipe: str, names: Sequence[str]) -> list[str]:
+    return [
         f"{name} differs from the baseline in {what}"
-        for name in comparison.of(recipe)
-        if name not in tabled
+        for name in names
         for what in comparison.besides_the_baseline(recipe, name)
     ]
-    return lines + comparison.remarks(recipe)
 
 
 WORDS_EXPLAINED = (
@@ -798,10 +801,16 @@ def results_in_brief(comparison: Comparison) -> str:
     heads = [f"recipe {recipe}: {column}" for recipe, column in columns]
     words = markdown_table(["network", "parameters", "the notes: best test epoch", *heads], rows)
     trios = comparison.main_experiments()
+    unequal = [
+        f"{UNEQUAL.strip()} recipe {recipe}: {what}"
+        for recipe in shown
+        for what in unequal_in_words(comparison, recipe, [n for n in NAMES if n in shown[recipe]])
+    ]
     parts = [
         *(f"**{headline(trio)}**" for trio in trios),
         words,
-        *marks_explained(words),
+        *(text for text in marks_explained(words) if text != UNEQUAL_EXPLAINED),
+        *unequal,
         as_they_chose(trios),
         "![Test accuracy by epoch](results/headline.svg)",
     ]
@@ -816,7 +825,7 @@ def own_in_brief(comparison: Comparison) -> str:
         first_screen = NAMES if recipe in comparison.main_recipes else ()
         names = [name for name in comparison.of(recipe) if name not in first_screen]
         columns, rows = own_table(comparison, recipe, names, known)
-        own = own_in_words(comparison, recipe, names)
+        own = own_in_words(comparison, recipe, [*names, *first_screen])
         if rows or own:
             parts.append(f"Recipe `{recipe}`" + (", accuracies in %:" if rows else ":"))
         if rows:

@@ -487,9 +487,14 @@ class Comparison:
 
 
 def more_than_the_loss(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
-    """In what they differ besides, in words."""
-    words = dict.fromkeys(in_words(a.config, b.config, LOSS_ALONE) for a, b in pairs)
-    return [what for what in words if what]
+    """In what they differ besides, in words; of which seeds if not of all."""
+    seeds = defaultdict(list)
+    for a, b in pairs:
+        seeds[in_words(a.config, b.config, LOSS_ALONE)].append(str(b.seed))
+    seeds.pop("", None)
+    return [
+        what + f" (seed {', '.join(of)})" * (len(of) < len(pairs)) for what, of in seeds.items()
+    ]
 
 
 def gap_recovered(trio: Trio) -> Estimate | None:

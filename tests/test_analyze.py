@@ -293,7 +293,7 @@ def test_the_headline_tells_what_else_than_the_loss_differs():
     trio = fake.trio(3)
     assert "more than the loss" not in analyze.headline(trio)
     trio.students[1].config["processes"] = 8
-    words = "; student and baseline differ in more than the loss: processes: None and 8."
+    words = "; student and baseline differ in more than the loss: processes: None and 8 (seed 1)."
     assert analyze.headline(trio).endswith(words)
 
 
@@ -421,6 +421,8 @@ def test_a_gain_on_a_baseline_of_other_settings_is_marked(small, undrawn, capsys
     assert marked == ["student-resnet"] and sum("‡ its baseline has" in line for line in lines) == 1
     page = (small.parent / "out" / "report.md").read_text()
     assert len(re.findall(r"^\| student-\w+ \|.*‡ \|", page, re.MULTILINE)) == 1
+    words = r"student-resnet differs from the baseline in lr: 0\.\d+ and 0\.05 \(seed 1\)"
+    assert len(re.findall(rf"^{words}$", page, re.MULTILINE)) == 1
 
 
 def test_a_student_trained_on_another_device_than_its_baseline_is_told(small, undrawn, capsys):
