@@ -809,8 +809,8 @@ def results_in_brief(comparison: Comparison) -> str:
     parts = [
         *(f"**{headline(trio)}**" for trio in trios),
         words,
-        *(text for text in marks_explained(words) if text != UNEQUAL_EXPLAINED),
-        *unequal,
+        ONE_SEED_EXPLAINED if ONE_SEED in words else "",
+        *unequal,  # which explains the other mark
         as_they_chose(trios),
         "![Test accuracy by epoch](results/headline.svg)",
     ]
@@ -825,13 +825,13 @@ def own_in_brief(comparison: Comparison) -> str:
         first_screen = NAMES if recipe in comparison.main_recipes else ()
         names = [name for name in comparison.of(recipe) if name not in first_screen]
         columns, rows = own_table(comparison, recipe, names, known)
-        own = own_in_words(comparison, recipe, [*names, *first_screen])
-        if rows or own:
+        remarks = comparison.remarks(recipe)
+        if rows or remarks:
             parts.append(f"Recipe `{recipe}`" + (", accuracies in %:" if rows else ":"))
         if rows:
             parts.append(markdown_table(columns, rows))
-        if own:
-            parts.append("\n".join(f"- {line}" for line in own))
+        if remarks:
+            parts.append("\n".join(f"- {line}" for line in remarks))
     return "\n\n".join(parts + marks_explained(" ".join(parts))) or "None."
 
 

@@ -336,6 +336,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     elsewhere = comparison.trio("best", "baseline-on-cpu")
     alike = claims.gain(elsewhere)
     assert -0.3 < alike.low < 0 < alike.high < 0.3, "the two are alike, to 0.3 points"
+    assert abs(alike.value) < 0.2
     lead = claims.gain(comparison.trio("best", "student-resnet", 2, "baseline-on-cpu"))
     mean = 100 * np.mean([run.right.mean() for run in elsewhere.students])
     of_cnn = claims.gain(comparison.trio("best", "student-cnn", 1, "baseline-on-cpu"))
@@ -369,7 +370,7 @@ def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
     with_weights = [RESULTS_DIR / run / "seed-0" for run in (student, teacher)]
     done = run_script("results/flip.py", *with_weights, timeout=600)
     again = pd.read_csv(io.StringIO(done.stdout))
-    published = rows[rows.run.isin([student, teacher]) & (rows.seed == 0)]
+    published = rows[(rows.run == student) | ((rows.run == teacher) & (rows.seed == 0))]
     published = published.set_index("run").loc[again.run].reset_index()
     key = ["run", "seed", "weights_sha256"]
     assert (again[key].to_numpy() == published[key].to_numpy()).all()
@@ -383,7 +384,10 @@ def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
     words = "at twice the cost of an answer, it has {:.2f} % [{:.2f}, {:.2f}]"
     assert words.format(*stats.over_seeds(deep.tolist())[:3]) in readme
     gained = means.test_accuracy_flip - means.test_accuracy
-    words = "The ResNets gain {:.2f} by that, `student-ensemble` {:.2f}"
+    words = (
+        "The ResNets gain {:.2f} by that, `student-ensemble` {:.2f}; no other number here has it "
+        "([results/flip.csv](results/flip.csv), by weights most of which are not published)"
+    )
     of = teacher, "best/student-ensemble"
     assert words.format(*gained[list(of)]) in readme
 
