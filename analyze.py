@@ -52,7 +52,7 @@ ONE_SEED_EXPLAINED = (
 )
 UNEQUAL = " ‡"
 UNEQUAL_EXPLAINED = (
-    "‡ its baseline has other settings or is from another device: which, is said below the table."
+    "‡ it differs from its baseline in more than the loss: in what, is said below the table."
 )
 README_MARKS = {  # around what --readme writes
     part: (f"<!-- {part}, written by analyze.py -->", f"<!-- end of {part} -->")
@@ -368,7 +368,7 @@ def terminal_table(comparison: Comparison, recipe: str) -> str:
     """In 80 columns."""
     short = {
         "network": "network", "seeds": "n", "train": "train", "test": "test",
-        "best test epoch": "best epoch", "notes": "notes", "gain on baseline": "gain [95 %]",
+        "best test epoch": "best test", "notes": "notes", "gain on baseline": "gain [95 %]",
     }  # fmt: skip
     rows = [list(short.values())] + [
         [row[key].replace(" ± ", "±") for key in short] for row in results_rows(comparison, recipe)
@@ -393,6 +393,8 @@ def wrapped(text: str, indent: str = "") -> str:
 
 def measured(part: claims.Part) -> str:
     """A part's value with its interval; with its sign where the side of 0 is what matters."""
+    if np.isnan(part.estimate.value):
+        return f"{DASH}; {part.aside or 'too few epochs, or all alike'}"
     words = signed(part.estimate)
     if part.claimed not in (claims.POSITIVE, claims.NEGATIVE):
         words = words.replace("+", "")
@@ -454,7 +456,7 @@ def blocks(
     for recipe in comparison.recipes:
         groups = comparison.of(recipe)
         yield Heading(f"Curves, recipe {recipe}")
-        if known := {name: runs for name, runs in groups.items() if name in NAMES}:
+        if known := comparison.drawn_together(recipe):
             yield Picture.of(
                 f"curves-{recipe}",
                 plots.curves(recipe, known),
@@ -476,8 +478,8 @@ def blocks(
         yield Picture.of(
             f"cost-{recipe}",
             plots.cost(recipe, groups),
-            f"Test accuracy against parameters and multiply-adds, recipe {recipe}; networks that "
-            "the notes do not have, where they are of another size than the notes'.",
+            f"Test accuracy against parameters and multiply-adds, recipe {recipe}; networks of one "
+            "size side by side, those that the notes do not have where their size is another.",
         )
     images = test_images(trios[0].baselines[0].labels) if trios else None
     if trios and images is None:
@@ -608,23 +610,26 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         (True, True, False): "lost, unlike the teacher",
         (False, False, True): "gained, unlike the teacher",
     }
+    several = len(taught) > 1
     yield Table(
         "Test images by who is right, all seeds whose teacher is here",
-        ["teacher", "baseline", "student", "share", "so with another baseline for student", ""],
+        ["teacher", "baseline", "student", "share", *["by chance"] * several, ""],
         [
             [
                 *("right" if right else "wrong" for right in kind),
                 f"{100 * share:.2f} %",
-                f"{100 * by_chance:.2f} %" if len(taught) > 1 else DASH,
+                *[f"{100 * by_chance:.2f} %"] * several,
                 meaning.get(kind, ""),
             ]
             for (kind, share), (_, by_chance) in zip(with_student, with_baseline, strict=True)
         ],
     )
-    yield Text(
-        "Two baselines of different seeds err on different images, too: what training with the "
-        "teacher changed is the difference of the two shares."
-    )
+    if several:
+        yield Text(
+            "By chance: the same with the next seed's baseline in the student's place. Two "
+            "baselines of different seeds err on different images, too: what training with the "
+            "teacher changed is the difference of the two shares."
+        )
     yield Table(
         "Student against baseline, seed by seed",
         ["seed", "baseline", "student", "McNemar's exact p"],

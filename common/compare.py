@@ -221,6 +221,15 @@ class Comparison:
         loss = self.groups[recipe, name][0].config.get("loss")
         return self._role(recipe, name) == "student" and loss == "kd"
 
+    def drawn_together(self, recipe: str) -> dict[str, list[Record]]:
+        """The notes' networks, but for a lent teacher that is longer than all that is not lent."""
+        groups = {name: runs for name, runs in self.of(recipe).items() if name in NAMES}
+        lent = {name for name, runs in groups.items() if runs[0].folder in self.lent}
+        own = itertools.chain(*(runs for name, runs in groups.items() if name not in lent))
+        longest = max((len(run.log) for run in own), default=math.inf)
+        too_long = {name for name in lent if len(groups[name][0].log) > longest}
+        return {name: runs for name, runs in groups.items() if name not in too_long}
+
     def drawn_beside(self, recipe: str) -> dict[str, list[str]]:
         """Networks that the notes do not have, each with those it is drawn beside.
 
@@ -277,7 +286,7 @@ class Comparison:
             if name == "baseline" or runs[0].role == "teacher":
                 continue
             strangers = [
-                self._stranger(t)
+                self._stranger(t, run)
                 for run in runs
                 for t in self.members(run)
                 if t.recipe != recipe or t.folder in self.lent
@@ -291,12 +300,15 @@ class Comparison:
             remarks += self._ensembles(name, runs)
         return list(dict.fromkeys(remarks))  # one ensemble may have taught several networks
 
-    def _stranger(self, teacher: Record) -> str:
+    def _stranger(self, teacher: Record, student: Record) -> str:
         """A teacher from elsewhere; by its folder where a row of the table may have its name."""
-        own = f"{teacher.recipe}/{teacher.name}/seed-{teacher.seed}"
+        words = f"{teacher.recipe}/{teacher.name}/seed-{teacher.seed}"
         if teacher.folder.is_relative_to(RESULTS_DIR):
-            return f"the published {own}"
-        return str(teacher.folder) if teacher.folder in self.lent else own
+            words = f"the published {words}"
+        elif teacher.folder in self.lent:
+            words = str(teacher.folder)
+        epochs = teacher.config["epochs"]
+        return words + f" ({epochs} epochs)" * (epochs != student.config["epochs"])
 
     def _ensembles(self, name: str, runs: Sequence[Record]) -> list[str]:
         """How accurate the ensembles are that taught these runs of a network, in one line."""
@@ -316,16 +328,20 @@ class Comparison:
         ]
 
     def _other_than(self, recipe: str) -> list[str]:
-        """Which of the notes' networks were not trained as the recipe says, in words."""
+        """Which of the notes' networks were not trained as the recipe says, in words; and which
+        others were not in the same way, as in a short look at a method of one's own."""
         named: dict[str, list[str]] = defaultdict(list)
-        for name, runs in self.of(recipe).items():
+        for name, runs in self.of(recipe).items():  # the notes' first
             role, _, arch = name.partition("-")
             kind, arch = ("teacher", arch) if role == "teacher" else ("small-cnn", "small-cnn")
-            if name in NAMES and (settings := RECIPES.get(recipe, {}).get(kind)):
+            settings = RECIPES.get(recipe, {}).get(kind, {})
+            if settings and name in NAMES:
                 settings = settings | {"arch": arch}
-                ignored = LOSS_SETTINGS if runs[0].role == "baseline" else ()
-                trained = {key: runs[0].config.get(key) for key in settings}
-                named[in_words(settings, trained, ignored)].append(name)
+            ignored = () if name in NAMES and role == "student" else LOSS_SETTINGS
+            trained = {key: runs[0].config.get(key) for key in settings}
+            what = in_words(settings, trained, ignored)
+            if name in NAMES or what in named:  # what else others have, stands in their table
+                named[what].append(name)
         named.pop("", None)
         return [
             f"not the settings of recipe {recipe}: {', '.join(names)} ({what})"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import EngFormatter, LogLocator
 from scipy.special import softmax
 
 from common import stats
@@ -189,7 +189,7 @@ def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
             label = "the network of the title" if each == name else each
             _curve(loss, groups[each], "train_loss", color, line, label)
             lines.append(_curve(held_out, groups[each], "val_accuracy", color, line).to_numpy())
-        _tidy(loss, name, "epoch", "training loss (nats)")
+        _tidy(loss, name, "epoch", "training loss, as minimised")
         _logarithmic(loss)
         _tidy(held_out, "", "epoch", "held-out accuracy (%)")
         drawn, labels = loss.get_legend_handles_labels()
@@ -197,9 +197,10 @@ def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
     _from_the_start_of_interest(panels[: len(beside), 1], lines)
     for axes in panels[len(beside) :].flat:
         axes.axis("off")
+    spread = max(map(len, groups.values())) > 1
     figure.legend(
         handles.values(), handles, loc="outside lower center", ncols=5, frameon=False,
-        title="lines: means over the seeds, bands: lowest to highest",
+        title="lines: means over the seeds, bands: lowest to highest" if spread else "one seed",
     )  # fmt: skip
     return figure
 
@@ -315,38 +316,49 @@ def reliability(trio: Trio) -> Figure:
 def cost(recipe: str, groups: Groups) -> Figure:
     """Test accuracy against size and against compute; the notes' points where they have one.
 
-    Networks of one's own are left out where the notes' have that size: they would lie on them.
+    Networks of one size, to 2 %, stand side by side; those of one's own are left out where the
+    notes' have their size: there may be many.
     """
     figure = _figure(11, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
     styles, left_out = _styles(groups), _beside_notes(groups)
-    for name, runs in groups.items():
-        if name in left_out:
-            continue
-        values = [100 * run.right.mean() for run in runs]
-        color, _, marker = styles[name]
-        for axes, key in zip(panels, ("parameters", "multiply_adds"), strict=True):
+    shown = {name: runs for name, runs in groups.items() if name not in left_out}
+    for axes, key, notes in zip(panels, ("parameters", "multiply_adds"), (NOTES, {}), strict=True):
+        size = {name: runs[0].config[key] for name, runs in shown.items()}
+        sizes = sorted({*size.values(), *(parameters for _, parameters in notes.values())})
+        step = max(sizes[-1] / sizes[0], 2) ** 0.025
+        alike: list[list[str]] = []
+        for name in sorted(size, key=size.get):
+            if not alike or size[name] > 1.02 * size[alike[-1][0]]:
+                alike.append([])
+            alike[-1].append(name)
+        aside = {
+            name: step ** (place - (len(names) - 1) / 2)
+            for names in alike
+            for place, name in enumerate(names)
+        }
+        for name, runs in shown.items():
+            color, _, marker = styles[name]
             axes.plot(
-                [run.config[key] / 1e6 for run in runs], values, marker,
-                color=color, label=name, markersize=8, alpha=0.8,
+                [size[name] * aside[name]] * len(runs),
+                [100 * run.right.mean() for run in runs],
+                marker, color=color, label=name, markersize=8, alpha=0.8,
             )  # fmt: skip
-    for name, (accuracy, parameters) in NOTES.items():
-        panels[0].plot(
-            parameters / 1e6, accuracy, STYLES[name].marker, markeredgecolor=STYLES[name].color,
-            markerfacecolor="none", markersize=12, label=f"notes: {name}, best test epoch",
-        )  # fmt: skip
-    for axes in panels:
+        for name, (accuracy, parameters) in notes.items():
+            axes.plot(
+                parameters * aside.get(name, 1), accuracy, STYLES[name].marker,
+                markeredgecolor=STYLES[name].color, markerfacecolor="none", markersize=12,
+                label=f"notes: {name}, best test epoch",
+            )  # fmt: skip
         axes.set_xscale("log")
-    _tidy(panels[0], f"Against size, recipe {recipe}", "parameters (M)", "test accuracy (%)")
-    _tidy(panels[1], "Against compute", "multiply-adds an image (M)", "")
-    for axes in panels:
         axes.minorticks_off()
-        sizes = np.unique(np.concatenate([line.get_xdata() for line in axes.lines]))
-        ticks = list(sizes[:1])  # the sizes that there are, as far as their labels have room
+        ticks = sizes[:1]  # the sizes that there are, as far as their labels have room
         for value in sizes:
             if math.log(value / ticks[-1]) > 0.12 * math.log(sizes[-1] / sizes[0]):
                 ticks.append(value)
-        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        axes.set_xticks(ticks, [EngFormatter()(float(f"{tick:.3g}")) for tick in ticks])
+    _tidy(panels[0], f"Against size, recipe {recipe}", "parameters", "test accuracy (%)")
+    _tidy(panels[1], "Against compute", "multiply-adds an image", "")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     return figure
@@ -380,7 +392,11 @@ def claim(measured: dict[str, tuple[Sequence[Part], str]]) -> Figure:
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for column, axes in enumerate(panels):
         for place, (parts, _) in enumerate(measured.values()):
-            if column >= len(parts) or np.isnan(parts[column].estimate.value):
+            if column >= len(parts):
+                continue
+            if np.isnan(parts[column].estimate.value):
+                middle = axes.get_yaxis_transform()
+                axes.text(0.5, place, "no value", ha="center", va="center", transform=middle)
                 continue
             _intervals(axes, [parts[column].estimate], [place], "o", "black")
         part = next(parts[column] for parts, _ in measured.values() if column < len(parts))

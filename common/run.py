@@ -56,7 +56,7 @@ FILES = (
     "last.pt",
     "previous.pt",
 )
-CHECKPOINT = {"epoch", "network", "optimizer", "rows", "best", "last", "generators", "config"}
+CHECKPOINT = {"epoch", "network", "optimizer", "rows", "best", "last", "config"}
 
 
 def write_atomically(path: Path, content: bytes, keep_as: Path | None = None) -> None:

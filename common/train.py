@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
@@ -52,6 +53,12 @@ def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
 
 # f(index, view, stop): told the order and the views of each epoch before it begins.
 BeforeEpoch = Callable[[Tensor, Tensor, StopSignals], None]
+
+
+def seed_draws(seed: int, epoch: int, rank: int) -> None:
+    """Fix what a network or a loss draws in an epoch, as dropout does: a resumed run draws it
+    again, and each process for itself."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0]))
 
 
 class Trainer:
@@ -110,9 +117,6 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        torch.set_rng_state(checkpoint["generators"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in checkpoint["generators"]:
-            torch.cuda.set_rng_state(checkpoint["generators"]["cuda"])
 
     def step(self, batch: Batch) -> None:
         """One step on a batch, at the learning rate in `self.rate`."""
@@ -173,6 +177,7 @@ class Trainer:
         bar: tqdm | None = None,
     ) -> tuple[list[float], float]:
         """Train on the views (M,) of images (M,) in order; return sums and last learning rate."""
+        seed_draws(self.config.seed, epoch, self.device.rank)
         self.network.train()
         self.sums.zero_()
         rates = learning_rates(self.config, math.ceil(len(index) / self.config.batch_size), epoch)
@@ -384,9 +389,6 @@ def _run_epoch(
 
 
 def _checkpoint(trainer: Trainer, rows: list, best: dict, last: dict, run: Run) -> dict[str, Any]:
-    generators = {"cpu": torch.get_rng_state()}
-    if trainer.device.type == "cuda":
-        generators["cuda"] = torch.cuda.get_rng_state()
     return {
         "epoch": len(rows),
         "network": trainer.network.state_dict(),
@@ -394,7 +396,6 @@ def _checkpoint(trainer: Trainer, rows: list, best: dict, last: dict, run: Run) 
         "rows": rows,
         "best": best,
         "last": last,
-        "generators": generators,
         "config": run.settings,
     }
 
@@ -420,21 +421,22 @@ def _announce(run: Run, device: Device) -> None:
     print(
         f"{run.settings['name']}: {run.settings['arch']}, "
         f"{run.settings['parameters']:,} parameters, "
-        f"{run.settings['multiply_adds'] / 1e6:.1f} M multiply-adds an image"
+        f"{run.settings['multiply_adds']:,} multiply-adds"
     )
-    note = f"; no GPU: {device.note}" if device.note else ""
+    note = f"\nno GPU: {device.note}" if device.note else ""
     shared = f", {device.processes} processes" if device.processes > 1 else ""
     print(f"{device.type} ({device.name}), {device.precision}{shared}{note}")
     print(f"run folder {run.folder}", flush=True)
 
 
 def _print_epoch(row: dict[str, Any], epochs: int) -> None:
-    soft = row["train_soft_loss"]
-    parts = "" if soft is None else f" (hard {row['train_hard_loss']:.3f}, soft {soft:.3f})"
+    loss = f"loss {row['train_loss']:.3f}"
+    if row["train_soft_loss"] is not None:  # both parts have room in 80 columns, their sum has not
+        loss = f"hard {row['train_hard_loss']:.3f} soft {row['train_soft_loss']:.3f}"
     print(
-        f"{row['epoch']:3d}/{epochs} train {row['train_loss']:.3f}{parts} "
-        f"{row['train_accuracy']:.2f} %  held-out {row['val_accuracy']:.2f} %  "
-        f"test {row['test_accuracy']:.2f} %  {row['seconds']:.1f} s",
+        f"{row['epoch']:3d}/{epochs} {loss}, train {row['train_accuracy']:.2f} "
+        f"held-out {row['val_accuracy']:.2f} test {row['test_accuracy']:.2f} %, "
+        f"{row['seconds']:.1f} s",
         flush=True,
     )
 

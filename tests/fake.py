@@ -21,6 +21,7 @@ SHARED = {
     "versions": VERSIONS, "data_sha256": "0",
 }  # fmt: skip
 NETWORKS = {"resnet": (1_351_882, 47_341_056), "cnn": (1_031_018, 48_421_888)}
+LOSS = ("loss", "temperature", "alpha", "soft_weight")  # what a student has besides
 SMALL = (175_018, 21_937_152)
 
 

@@ -277,6 +277,11 @@ def add_dropout() -> None:
     common.models.NETWORKS["small-cnn"] = lambda: nn.Sequential(*plain(), nn.Dropout(0.2))
 
 
+def forget_seeds() -> None:
+    """Have what is drawn in an epoch depend on what was drawn before."""
+    common.train.seed_draws = lambda *_: None
+
+
 def shrink_networks() -> None:
     """A small CNN so small that a run takes no longer than its files do."""
     common.models.NETWORKS["small-cnn"] = lambda: common.models.plain_cnn(((4,), (4,)), 8)

@@ -418,7 +418,8 @@ def test_a_gain_on_a_baseline_of_other_settings_is_marked(small, undrawn, capsys
     assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 1
     lines = capsys.readouterr().out.splitlines()
     marked = [line.split()[0] for line in lines if line.endswith("‡")]
-    assert marked == ["student-resnet"] and sum("‡ its baseline has" in line for line in lines) == 1
+    told = [line for line in lines if "‡ it differs from its baseline" in line]
+    assert marked == ["student-resnet"] and len(told) == 1
     page = (small.parent / "out" / "report.md").read_text()
     assert len(re.findall(r"^\| student-\w+ \|.*‡ \|", page, re.MULTILINE)) == 1
     words = r"student-resnet differs from the baseline in lr: 0\.\d+ and 0\.05 \(seed 1\)"
@@ -670,6 +671,7 @@ def test_one_seed_is_reported_with_what_its_images_can_tell(tmp_path, undrawn, c
     assert row["gap_recovered"] == pytest.approx(share, rel=1e-4)
     assert "no better than the baseline" not in printed
     assert f"The student recovers {100 * share:.0f} % of the gap" in report
+    assert "| teacher | baseline | student | share |  |" in report and "By chance: " not in report
     gained, lost = (student & ~base).sum(), (base & ~student).sum()
     p = scipy.stats.binomtest(int(gained), int(gained + lost)).pvalue
     assert row["mcnemar_p"] == pytest.approx(p, rel=1e-4)
@@ -686,6 +688,17 @@ def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeyp
     printed = capsys.readouterr().out
     words = "student-resnet was taught by the published notes/teacher-resnet/seed-0\n"
     assert words in printed and "Experiment 2" in printed
+    drawn = compare.Comparison(records.read_all(own)[0], records.read_all(published)[0])
+    assert [*drawn.drawn_together("notes")] == ["teacher-resnet", "baseline", "student-resnet"]
+    look = tmp_path / "look"
+    fake.write_experiment(look, 1, **SMALL | {"epochs": 2})
+    shutil.rmtree(look / "notes" / "teacher-resnet")
+    assert analyze.main(["--runs", str(look), "--out", str(tmp_path / "out")]) == 0
+    assert f"{words.strip()} (16 epochs)" in " ".join(capsys.readouterr().out.split())
+    drawn = compare.Comparison(records.read_all(look)[0], records.read_all(published)[0])
+    assert [*drawn.drawn_together("notes")] == ["baseline", "student-resnet"]  # 16 epochs hide 2
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert page.count("| –; too few epochs, or all alike |") == 3  # the halves of C2, and C7
     fake.write_run(own, "teacher-resnet", 1, **SMALL)  # a row of its own kind is not mixed with it
     both = "teacher-resnet-0+teacher-resnet-1"
     fake.write_run(own, "student-ensemble", 0, teacher_sha256=both, **SMALL)
@@ -787,6 +800,17 @@ def test_networks_of_the_notes_that_were_not_trained_as_the_recipe_says_are_name
     reported(small)
     page = (small.parent / "out" / "report.md").read_text()
     assert "notes: teacher-resnet, baseline, student-resnet (epochs: 50 and 16)" in page
+    for name in ("baseline-tiny", "student-resnet-mine", "baseline-other"):
+        taught = {"loss": "mine", "teacher_sha256": "teacher-resnet-0"} if "mine" in name else {}
+        settings = {key: v for key, v in recipe["small-cnn"].items() if key not in fake.LOSS}
+        settings |= {"arch": "tiny"} if "tiny" in name else {}
+        settings |= {"lr": 0.05} if "other" in name else {}
+        fake.write_run(small, name, 0, **settings | taught | SMALL)
+    reported(small)
+    page = (small.parent / "out" / "report.md").read_text()
+    named = "teacher-resnet, baseline, student-resnet, baseline-tiny, student-resnet-mine"
+    assert f"notes: {named} (epochs: 50 and 16)" in page  # a short look: so are those of one's own
+    assert re.search(r"^\| baseline-other \|.* lr: 0.08 and 0.05 \|$", page, re.MULTILINE)
 
 
 def test_the_claims_about_the_teacher_are_of_all_its_seeds(tmp_path):

@@ -207,37 +207,33 @@ def test_an_interpreter_killed_from_outside_resumes_to_the_same_bits(
     assert differences(tmp_path / "run", uninterrupted) == []
 
 
-def test_the_comparison_sees_a_dropped_generator_state_or_momentum(server, tmp_path):
+def test_the_comparison_sees_forgotten_seeds_or_a_dropped_momentum(server, tmp_path):
     """The negative control. With dropout, for the plain networks draw nothing while they train."""
     dropout = ["add_dropout"]
 
-    def start(folder: Path, *words: object, kill: tuple = ()) -> Child:
+    def start(folder: Path, *words: object, faults: tuple = ()) -> Child:
         words = (*QUICK, "--out", folder, *words)
-        return server.start("train_baseline.py", *words, faults=[dropout, *kill])
+        return server.start("train_baseline.py", *words, faults=[dropout, *faults])
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    for run in start(whole), start(stopped, kill=(["kill_in_step", STEPS + 1],)):
+    for run in start(whole), start(stopped, faults=(["kill_in_step", STEPS + 1],)):
         run.wait()
 
-    def generators(checkpoint: dict) -> None:
-        checkpoint["generators"]["cpu"] = torch.Generator().get_state()
-
-    def momentum(checkpoint: dict) -> None:
-        for state in checkpoint["optimizer"]["state"].values():
-            state["momentum_buffer"].zero_()
-
-    folders = {}
-    for drop in (None, generators, momentum):
-        folders[drop] = shutil.copytree(stopped, tmp_path / getattr(drop, "__name__", "nothing"))
-        if drop:
-            checkpoint = load(folders[drop] / "last.pt")
-            drop(checkpoint)
-            save(folders[drop] / "last.pt", checkpoint)
-    for run in [start(folder, "--resume") for folder in folders.values()]:
+    names = ("nothing", "seeds", "momentum")
+    folders = {name: shutil.copytree(stopped, tmp_path / name) for name in names}
+    checkpoint = load(folders["momentum"] / "last.pt")
+    for state in checkpoint["optimizer"]["state"].values():
+        state["momentum_buffer"].zero_()
+    save(folders["momentum"] / "last.pt", checkpoint)
+    forgotten = {"seeds": (["forget_seeds"],)}
+    for run in [
+        start(folder, "--resume", faults=forgotten.get(name, ()))
+        for name, folder in folders.items()
+    ]:
         assert run.wait().code == 0, run.err
-    assert differences(folders[None], whole) == []
-    for drop in (generators, momentum):
-        assert {"last.pt: network", "log.csv"} <= set(differences(folders[drop], whole))
+    assert differences(folders["nothing"], whole) == []
+    for name in ("seeds", "momentum"):
+        assert {"last.pt: network", "log.csv"} <= set(differences(folders[name], whole))
 
 
 def test_another_thread_count_warns_and_goes_on(server, tmp_path):

@@ -14,7 +14,7 @@ import torch
 
 from common.config import RESULTS_DIR
 from common.run import load
-from conftest import CHILD, ROOT, Child, Server, only_line
+from conftest import CHILD, ROOT, Child, Server, equal, only_line
 
 # 33 images a batch: parts of 17 and 16, and a last batch of 9.
 QUICK = ("--epochs", "2", "--batch-size", "33", "--precision", "float32", "--lr", "0.02")
@@ -57,7 +57,7 @@ def test_two_processes_do_the_work_of_one(server, tmp_path):
     log_one, log_two = (pd.read_csv(tmp_path / name / "log.csv") for name in ("one", "two"))
     columns = ["train_loss", "train_accuracy", "val_loss", "test_loss"]
     pd.testing.assert_frame_equal(log_one[columns], log_two[columns], rtol=1e-4)
-    assert "2 processes" in first.out and "2/2 train" in first.out
+    assert "2 processes" in first.out and "2/2 loss" in first.out
     assert second.out == ""  # one of them speaks
 
 
@@ -112,6 +112,21 @@ def test_a_process_that_dies_before_the_start_is_told_by_the_one_that_speaks(
     if gone:
         assert "another process of this run is gone" in only_line(children[0])
     assert not list(tmp_path.glob("*.pt"))
+
+
+def test_two_processes_draw_in_a_resumed_run_what_they_would_have_drawn(server, tmp_path):
+    """With dropout; either of them for itself."""
+    dropout = [["add_dropout"]]
+    words = ("train_baseline.py", *QUICK, "--out")
+    for child in run_two(server, *words, tmp_path / "whole", faults=(dropout, dropout)):
+        assert child.code == 0, child.err
+    dies = [*dropout, ["kill_in_step", 11]]
+    run_two(server, *words, tmp_path / "run", faults=(dropout, dies))
+    assert load(tmp_path / "run" / "last.pt")["epoch"] == 1
+    for child in run_two(server, *words, tmp_path / "run", "--resume", faults=(dropout, dropout)):
+        assert child.code == 0, child.err
+    whole, run = (load(tmp_path / name / "last.pt") for name in ("whole", "run"))
+    assert equal(run["network"], whole["network"])
 
 
 def test_a_student_of_two_processes_can_be_killed_stopped_and_resumed(server, tiny, tmp_path):

@@ -170,16 +170,26 @@ def test_every_seed_is_a_point_and_their_mean_a_bar(trio):
 
 def test_accuracy_stands_against_size_and_compute_the_notes_beside(trio):
     size, compute = plots.cost("notes", trio.groups()).axes
+    seen = []
     for name, runs in trio.groups().items():
         values = [100 * run.right.mean() for run in runs]
         for axes, key in ((size, "parameters"), (compute, "multiply_adds")):
             (points,) = (line for line in axes.lines if line.get_label() == name)
             assert list(points.get_ydata()) == values
-            assert list(points.get_xdata()) == [runs[0].config[key] / 1e6] * 3
+            (x,) = set(points.get_xdata())
+            assert x == pytest.approx(runs[0].config[key], rel=0.05)
+            if name == "teacher-resnet":  # the other two have one size, and stand side by side
+                assert x == runs[0].config[key]
+            seen.append((axes, x))
+    assert len(set(seen)) == 6
     for name, (accuracy, parameters) in claims.NOTES.items():
         label = f"notes: {name}, best test epoch"
         (point,) = (line for line in size.lines if line.get_label() == label)
-        assert (point.get_xdata()[0], point.get_ydata()[0]) == (parameters / 1e6, accuracy)
+        assert point.get_ydata()[0] == accuracy
+        (points,) = (line for line in size.lines if line.get_label() == name)
+        (x,) = point.get_xdata()
+        assert x == pytest.approx(parameters, rel=0.05)
+        assert x == pytest.approx(points.get_xdata()[0], rel=0.001)
 
 
 def test_the_gallery_shows_the_first_images_on_which_the_two_differ(trio):
@@ -246,6 +256,9 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
             mean = np.mean([run.log[column] for run in groups[name]], axis=0)
             assert axes.lines[-1].get_ydata() == pytest.approx(mean)
     assert not any(axes.axison for axes in panels)
+    assert "bands: lowest to highest" in figure.legends[0].get_title().get_text()
+    first = {name: runs[:1] for name, runs in groups.items()}
+    assert plots.own_curves(first, own).legends[0].get_title().get_text() == "one seed"
     alone = plots.own_curves(groups, {"student-mine": own["student-mine"]})
     assert len(alone.axes) == 2 and alone.get_figwidth() == figure.get_figwidth() / 2
 
@@ -294,7 +307,25 @@ def test_sizes_that_there_are_stand_on_the_axes_of_cost():
     runs = {name: [fake.record(name, 0, count=200)] for name in ("baseline", "mine", "teacher-cnn")}
     runs["mine"][0].config["parameters"] = 25_000_000
     size, _ = plots.cost("notes", runs).axes
-    assert [label.get_text() for label in size.get_xticklabels()] == ["0.175", "1.03", "25"]
+    assert [label.get_text() for label in size.get_xticklabels()] == ["175 k", "1.03 M", "25 M"]
+
+
+def test_networks_of_nearly_one_size_stand_side_by_side_in_cost():
+    runs = {name: [fake.record(name, 0, count=200)] for name in ("baseline", "mine", "yours")}
+    for name, parameters in (("mine", 174_000), ("yours", 190_000)):
+        runs[name][0].config["parameters"] = parameters
+    size, _ = plots.cost("notes", runs).axes
+    place = {line.get_label(): line.get_xdata()[0] for line in size.lines}
+    assert place["mine"] < 174_000 < 175_018 < place["baseline"] and place["yours"] == 190_000
+
+
+def test_a_statistic_without_a_value_says_so_in_its_place():
+    parts = {
+        name: ([Part("log ratio", Estimate(value))], "undecided")
+        for name, value in {"2 epochs": np.nan, "50 epochs": 5.0}.items()
+    }
+    (axes,) = plots.claim(parts).axes
+    assert [(text.get_text(), text.get_position()[1]) for text in axes.texts] == [("no value", 0)]
 
 
 def test_a_value_without_an_interval_is_drawn_as_one_that_is_not_sure():

@@ -53,7 +53,7 @@ def open_with(folder, facts=FACTS, **changes) -> Run:
 
 
 def checkpoint_of(run, epoch=1):
-    content = dict.fromkeys(("network", "optimizer", "best", "last", "generators"), {})
+    content = dict.fromkeys(("network", "optimizer", "best", "last"), {})
     return content | {"epoch": epoch, "rows": [row(i + 1) for i in range(epoch)]} | {
         "config": run.settings
     }  # fmt: skip

@@ -18,6 +18,8 @@ from torch.nn import functional
 
 import common.config
 import common.data
+import common.loss
+import common.models
 import train_baseline
 import train_student
 import train_teacher
@@ -203,16 +205,19 @@ def test_what_is_printed(runs):
     _, printed = runs
     for name, text in printed.items():
         lines = text.splitlines()
-        assert all(len(line) <= 100 for line in lines if "folder" not in line and "/" not in line)
+        assert all(len(line) <= 80 for line in lines if "/3 " in line or "/" not in line)
         start = "\n".join(lines[:4])
         assert f"{name}:" in start and "parameters" in start and "multiply-adds" in start
         assert "cpu (" in start and "float32" in start
         for epoch in (1, 2, 3):
-            assert sum(line.startswith(f"  {epoch}/3 train") for line in lines) == 1
+            (line,) = (line for line in lines if line.startswith(f"  {epoch}/3 "))
+            taught = name.startswith("student")
+            loss = r"hard \d+\.\d{3} soft \d+\.\d{3}" if taught else r"loss \d+\.\d{3}"
+            shares = r"train \d+\.\d\d held-out \d+\.\d\d test \d+\.\d\d %"
+            assert re.fullmatch(rf"  {epoch}/3 {loss}, {shares}, \d+\.\d s", line)
         end = "\n".join(lines[-3:])
         assert "chosen on held-out images" in end and "at the last epoch" in end
         assert "chosen on the test images themselves" in end
-    assert "(hard " in printed["student-resnet"] and "(hard " not in printed["baseline"]
     assert printed["student-resnet"].startswith("teacher: ")
 
 
@@ -281,6 +286,20 @@ def test_the_tests_that_the_readme_names_exist():
     assert len(named) >= 10
     for file, name in named:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), name
+
+
+def test_the_readmes_loss_and_network_work():
+    readme = (ROOT / "README.md").read_text()
+    loss, network = (
+        next(code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if word in code)
+        for word in ("def mine(", "def tiny(")
+    )
+    names = vars(common.loss) | vars(common.models)
+    exec(loss + network, names)
+    ours, others = torch.randn(2, 8, 10)
+    assert names["mine"](ours, ours, None, 4) == 0 < names["mine"](ours, others, None, 4)
+    small, tiny = common.models.build("small-cnn"), names["tiny"]()
+    assert 0 < common.models.count_multiply_adds(tiny) < common.models.count_multiply_adds(small)
 
 
 def test_the_readmes_method_on_features_trains(tiny, tmp_path):

@@ -22,7 +22,7 @@ from common.models import Normalize, build, freeze, plain_cnn
 from common.remember import Ensemble, RememberedLogits
 from common.run import describe, open_run
 from common.run import load as load_file
-from common.train import Trainer, fit, learning_rates, measure
+from common.train import Trainer, fit, learning_rates, measure, seed_draws
 from conftest import equal, quick_config
 
 
@@ -183,6 +183,16 @@ def test_schedules():
     assert (cosine[:10].diff() > 0).all() and (cosine[10:].diff() < 0).all()
     assert cosine[55] == pytest.approx(1) and 0 < cosine[-1] < 0.01
     assert rates(schedule="constant", warmup=0.105).max() == 2  # no whole number of steps
+
+
+def test_draws_depend_on_seed_epoch_and_process_alone():
+    def drawn(seed, epoch, rank):
+        seed_draws(seed, epoch, rank)
+        return tuple(torch.rand(4).tolist())
+
+    of = [(0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1)]
+    first = [drawn(*each) for each in of]
+    assert len(set(first)) == 4 and [drawn(*each) for each in of] == first
 
 
 def test_without_momentum_a_step_is_plain_gradient_descent(dataset, device):
