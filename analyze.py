@@ -385,9 +385,10 @@ def terminal_table(comparison: Comparison, recipe: str) -> str:
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """In 80 columns, no number parted from its % sign; `indent` for all lines but the first."""
+    """In 80 columns, no name broken, no number parted from its % sign; `indent` for all lines but
+    the first."""
     fixed = text.replace(" %", "\N{NO-BREAK SPACE}%")
-    lines = textwrap.fill(fixed, 80, subsequent_indent=indent)
+    lines = textwrap.fill(fixed, 80, subsequent_indent=indent, break_on_hyphens=False)
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 

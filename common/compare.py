@@ -281,6 +281,7 @@ class Comparison:
     def remarks(self, recipe: str) -> list[str]:
         """Why a comparison may be unfair or say nothing, in words; and ensembles."""
         remarks = self._other_than(recipe)
+        taught = defaultdict(list)  # by teachers from elsewhere
         for name, runs in self.of(recipe).items():
             remarks += _moved(name, runs) + _not_learned(name, runs)
             if name == "baseline" or runs[0].role == "teacher":
@@ -292,12 +293,16 @@ class Comparison:
                 if t.recipe != recipe or t.folder in self.lent
             ]
             if strangers:
-                remarks.append(f"{name} was taught by {', '.join(dict.fromkeys(strangers))}")
+                taught[", ".join(dict.fromkeys(strangers))].append(name)
             trio = None if name in NAMES else self.against_kd(recipe, name)
             pairs = trio.pairs() if trio else []
             if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in pairs):
                 remarks.append(f"{name} had another teacher than the student of its seed")
             remarks += self._ensembles(name, runs)
+        remarks += [
+            f"{', '.join(names)} {'were' if names[1:] else 'was'} taught by {teachers}"
+            for teachers, names in taught.items()
+        ]
         return list(dict.fromkeys(remarks))  # one ensemble may have taught several networks
 
     def _stranger(self, teacher: Record, student: Record) -> str:

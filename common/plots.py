@@ -395,8 +395,8 @@ def claim(measured: dict[str, tuple[Sequence[Part], str]]) -> Figure:
             if column >= len(parts):
                 continue
             if np.isnan(parts[column].estimate.value):
-                middle = axes.get_yaxis_transform()
-                axes.text(0.5, place, "no value", ha="center", va="center", transform=middle)
+                edge = axes.get_yaxis_transform()
+                axes.text(0.02, place, "no value", va="center", transform=edge)
                 continue
             _intervals(axes, [parts[column].estimate], [place], "o", "black")
         part = next(parts[column] for parts, _ in measured.values() if column < len(parts))

@@ -693,8 +693,11 @@ def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeyp
     look = tmp_path / "look"
     fake.write_experiment(look, 1, **SMALL | {"epochs": 2})
     shutil.rmtree(look / "notes" / "teacher-resnet")
+    taught = {"loss": "mine", "teacher_sha256": "teacher-resnet-0", "epochs": 2}
+    fake.write_run(look, "student-resnet-mine", 0, **SMALL | taught)
     assert analyze.main(["--runs", str(look), "--out", str(tmp_path / "out")]) == 0
-    assert f"{words.strip()} (16 epochs)" in " ".join(capsys.readouterr().out.split())
+    several = words.strip().replace(" was", ", student-resnet-mine were")
+    assert f"{several} (16 epochs)" in " ".join(capsys.readouterr().out.split())
     drawn = compare.Comparison(records.read_all(look)[0], records.read_all(published)[0])
     assert [*drawn.drawn_together("notes")] == ["baseline", "student-resnet"]  # 16 epochs hide 2
     page = (tmp_path / "out" / "report.md").read_text()
