@@ -115,7 +115,7 @@ def test_a_process_that_dies_before_the_start_is_told_by_the_one_that_speaks(
 
 
 def test_two_processes_draw_in_a_resumed_run_what_they_would_have_drawn(server, tmp_path):
-    """With dropout; either of them for itself."""
+    """With dropout."""
     dropout = [["add_dropout"]]
     words = ("train_baseline.py", *QUICK, "--out")
     for child in run_two(server, *words, tmp_path / "whole", faults=(dropout, dropout)):

@@ -195,6 +195,18 @@ def test_draws_depend_on_seed_epoch_and_process_alone():
     assert len(set(first)) == 4 and [drawn(*each) for each in of] == first
 
 
+def test_each_process_has_dropout_of_its_own(dataset, device):
+    def trained(rank):
+        one = trainer(dataset, replace(device, rank=rank))
+        one._own = lambda _: (slice(None), 1.0)  # all images, whichever process it is
+        one.network.append(nn.Dropout(0.5))
+        train(one, 32)
+        return one.network.state_dict()
+
+    first, again, other = trained(0), trained(0), trained(1)
+    assert equal(first, again) and not equal(first, other)
+
+
 def test_without_momentum_a_step_is_plain_gradient_descent(dataset, device):
     one = trainer(dataset, device, lr=0.1, momentum=0.0, weight_decay=0.0)
     before = copy.deepcopy(one.network)
