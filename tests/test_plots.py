@@ -170,26 +170,25 @@ def test_every_seed_is_a_point_and_their_mean_a_bar(trio):
 
 def test_accuracy_stands_against_size_and_compute_the_notes_beside(trio):
     size, compute = plots.cost("notes", trio.groups()).axes
-    seen = []
+    place = {}
     for name, runs in trio.groups().items():
         values = [100 * run.right.mean() for run in runs]
-        for axes, key in ((size, "parameters"), (compute, "multiply_adds")):
+        for axes in (size, compute):
             (points,) = (line for line in axes.lines if line.get_label() == name)
             assert list(points.get_ydata()) == values
-            (x,) = set(points.get_xdata())
-            assert x == pytest.approx(runs[0].config[key], rel=0.05)
-            if name == "teacher-resnet":  # the other two have one size, and stand side by side
-                assert x == runs[0].config[key]
-            seen.append((axes, x))
-    assert len(set(seen)) == 6
+            (place[axes, name],) = set(points.get_xdata())
+    for axes, key in ((size, "parameters"), (compute, "multiply_adds")):
+        teacher, small = (runs[0].config[key] for runs in (trio.teachers, trio.students))
+        left, right = place[axes, "baseline"], place[axes, "student-resnet"]
+        assert place[axes, "teacher-resnet"] == teacher
+        assert left < small < right < 1.1 * left  # of one size: side by side, it in the middle
+        assert left * right == pytest.approx(small**2)
     for name, (accuracy, parameters) in claims.NOTES.items():
         label = f"notes: {name}, best test epoch"
         (point,) = (line for line in size.lines if line.get_label() == label)
-        assert point.get_ydata()[0] == accuracy
-        (points,) = (line for line in size.lines if line.get_label() == name)
-        (x,) = point.get_xdata()
-        assert x == pytest.approx(parameters, rel=0.05)
-        assert x == pytest.approx(points.get_xdata()[0], rel=0.001)
+        aside = place[size, name] / trio.groups()[name][0].config["parameters"]
+        expected = (pytest.approx(parameters * aside), accuracy)
+        assert (point.get_xdata()[0], point.get_ydata()[0]) == expected
 
 
 def test_the_gallery_shows_the_first_images_on_which_the_two_differ(trio):
