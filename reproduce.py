@@ -5,7 +5,8 @@
   python reproduce.py --epochs 2              a short look, in runs-2-epochs/
 
 Says first what it will do and about how long that takes on this device. Stopped
-at any time, the same command goes on where it was. `make reproduce` calls this.
+at any time, the same command goes on after the last whole epoch. `make
+reproduce` calls this.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ from common.errors import StopSignals, UserError, script
 from common.loss import hard_loss
 from common.models import build
 from common.run import read_json
-from common.train import Trainer
+from common.train import Trainer, in_words
 
 
 @dataclass(frozen=True)
@@ -173,13 +174,6 @@ def measure_pace(network: str, config: Config, data: Dataset, device: Device) ->
     return Pace((trained - start) * len(data) / count + evaluation, answer)
 
 
-def in_words(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument(
@@ -227,7 +221,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = choose_device(first)
     data = Dataset(load(args.data_dir), Views.of(first), device.type)
     print(
-        f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} epochs each, seeds "
+        f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} "
+        f"epoch{'s' * (first.epochs > 1)} each, seed{'s' * (len(seeds) > 1)} "
         f"{' '.join(map(str, seeds))}, on {device.type} ({device.name})\nrun folders in {runs}"
     )
     left = [job for job in jobs if job.epochs_left]
@@ -245,8 +240,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             todo = f"about {in_words(expected)}"
         print(f"  {job.name} seed {job.config.seed}: {todo}")
     print(
-        f"about {in_words(total)} in all, one after the other, measured by a few steps on this "
-        "device.\nIt can be stopped at any time: the same command goes on where it was.",
+        f"about {in_words(total)} in all, one after the other, by a few steps on this device.\n"
+        "Stopped at any time, the same command goes on after the last whole epoch.",
         flush=True,
     )
 

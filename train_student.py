@@ -22,6 +22,7 @@ on one CPU core with bfloat16, half a minute on an NVIDIA H200.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -56,17 +57,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(config.seed)  # the next lines as in train_baseline.py: the same weights
     student = build(config.arch)
 
+    distil = partial(
+        distillation_loss,
+        temperature=config.temperature,
+        alpha=config.alpha,
+        soft_loss=SOFT_LOSSES[config.loss],
+        soft_weight=config.soft_weight,
+        label_smoothing=config.label_smoothing,
+    )
+    # A loss of your own that does not work fails here, not after minutes of teachers' answers.
+    logits = torch.zeros(config.batch_size, 10, device=device.type, requires_grad=True)
+    distil(logits, logits, logits.argmax(1))
+
     def loss(student_logits: Tensor, batch: Batch) -> Loss:
-        return distillation_loss(
-            student_logits,
-            teacher_logits(batch),  # of the very views that the student sees
-            batch.labels,
-            temperature=config.temperature,
-            alpha=config.alpha,
-            soft_loss=SOFT_LOSSES[config.loss],
-            soft_weight=config.soft_weight,
-            label_smoothing=config.label_smoothing,
-        )
+        # The teacher's logits are of the very views that the student sees.
+        return distil(student_logits, teacher_logits(batch), batch.labels)
 
     name = config.name(teachers[0].arch if len(teachers) == 1 else "ensemble")
     facts = describe(student, "student", name, data.digest) | device.facts()

@@ -421,8 +421,8 @@ class Comparison:
                 ):
                     continue
                 taught = groups.get(f"student-{arch}", [])
-                if role == "teacher" and taught and all(map(self.teacher_of, taught)):
-                    continue  # by teachers of whatever recipe
+                if role == "teacher" and all(map(self.teacher_of, taught)):
+                    continue  # by teachers of whatever recipe; a student to come, by the default
                 # On a seed that is there: of the teacher that is to be named, else of any network.
                 runs = [*groups.get(f"teacher-{arch}", []), *itertools.chain(*groups.values())]
                 like = next((run for run in runs if run.folder not in self.lent), runs[0])

@@ -152,7 +152,7 @@ def why_no_cuda() -> str | None:
     if not available:
         driver = _driver_version()
         if driver is None:
-            return "no NVIDIA driver in sight (docker run needs --gpus all)"
+            return "no NVIDIA driver in sight (in a container: docker run --gpus all)"
         if driver[0] < int(built_for.split(".")[0]):
             return (
                 f"the driver supports CUDA {driver[0]}.{driver[1]}, this torch needs {built_for}: "

@@ -184,10 +184,13 @@ def read(folder: Path) -> Record:
                 raise ValueError(f"{word!r} is no name for a recipe or a network")
     except ValueError as error:
         raise Unreadable(f"{folder / 'config.json'}: not a run's settings ({error})") from error
-    log = _read_log(folder / "log.csv")
-    record = Record(folder, recipe, name, seed, config, log, complete=False)
-    if not (folder / "summary.json").exists():
-        return record
+    finished = (folder / "summary.json").exists()
+    if finished or (folder / "log.csv").exists():
+        log = _read_log(folder / "log.csv")
+    else:  # as until the first epoch is done
+        log = pd.DataFrame(columns=LOG_COLUMNS)
+    if not finished:
+        return Record(folder, recipe, name, seed, config, log, complete=False)
     summary = _read_json(folder / "summary.json")
     if not summary.get("epochs") == config["epochs"] == len(log):
         raise Unreadable(
@@ -241,7 +244,7 @@ def _read_log(path: Path) -> pd.DataFrame:
         # What is not UTF-8 is not a number either, and is found in its line.
         text = path.read_text(encoding="utf-8", errors="backslashreplace")
     except FileNotFoundError as error:
-        raise Unreadable(f"{path}: missing, as until a run's first epoch is done") from error
+        raise Unreadable(f"{path}: missing") from error
     except OSError as error:
         raise Unreadable(f"{path}: {error}") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -132,6 +132,8 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
+    except zipfile.BadZipFile as error:  # which says "File is not a zip file"
+        raise ValueError("it is no checkpoint, or its end is missing") from error
     except pickle.UnpicklingError as error:  # torch's own message says how to run the pickle
         raise ValueError("it holds more than tensors and plain values, or is damaged") from error
     except Exception as error:  # zip, pickle and torch each have their own ways to fail

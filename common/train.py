@@ -306,9 +306,10 @@ def fit(
         run.save_best(best["weights"], best["epoch"], best["val_accuracy"])
         print(f"resumed after epoch {len(rows)}")
     run.save_config()
+    begun = len(rows) + 1
     with StopSignals() as stop:
         try:
-            for epoch in range(len(rows) + 1, config.epochs + 1):
+            for epoch in range(begun, config.epochs + 1):
                 row, last = _run_epoch(trainer, epoch, stop, before_epoch)
                 rows.append(row)
                 if improved := row["val_accuracy"] > best["val_accuracy"]:
@@ -320,6 +321,9 @@ def fit(
                 if improved:
                     run.save_best(best["weights"], epoch, best["val_accuracy"])
                 _print_epoch(row, config.epochs)
+                if begun == epoch < config.epochs:
+                    to_go = in_words((config.epochs - epoch) * row["seconds"])
+                    print(f"at this pace {to_go} to go", flush=True)
             stop.check()
         except Interrupted:
             if run.resume_command:
@@ -439,6 +443,13 @@ def _print_epoch(row: dict[str, Any], epochs: int) -> None:
         f"{row['seconds']:.1f} s",
         flush=True,
     )
+
+
+def in_words(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

@@ -334,8 +334,3 @@ def test_a_short_look_is_never_taken_for_the_whole_runs():
     assert reproduce.runs_folder("notes", None) == reproduce.runs_folder("notes", 50)
     assert reproduce.runs_folder("notes", 50) == reproduce.RUNS_DIR
     assert reproduce.runs_folder("notes", 2).name == "runs-2-epochs"
-
-
-def test_times_in_words():
-    assert reproduce.in_words(20.4) == "20 s" and reproduce.in_words(600) == "10 min"
-    assert reproduce.in_words(2 * 3600 + 240) == "2 h 4 min"

@@ -25,9 +25,11 @@ import train_student
 import train_teacher
 from common.batches import Dataset, Views
 from common.config import LOG_COLUMNS, RESULTS_DIR
+from common.errors import UserError
 from common.loss import SOFT_LOSSES
 from common.models import NETWORKS, Normalize, build
 from common.run import load
+from common.train import in_words
 from conftest import ROOT, only_line, run_script
 
 SCRIPTS = ("train_teacher.py", "train_baseline.py", "train_student.py", "analyze.py")
@@ -202,7 +204,7 @@ def test_config_records_what_made_the_run(runs, tiny):
 
 
 def test_what_is_printed(runs):
-    _, printed = runs
+    folder, printed = runs
     for name, text in printed.items():
         lines = text.splitlines()
         assert all(len(line) <= 80 for line in lines if "/3 " in line or "/" not in line)
@@ -215,6 +217,9 @@ def test_what_is_printed(runs):
             loss = r"hard \d+\.\d{3} soft \d+\.\d{3}" if taught else r"loss \d+\.\d{3}"
             shares = r"train \d+\.\d\d held-out \d+\.\d\d test \d+\.\d\d %"
             assert re.fullmatch(rf"  {epoch}/3 {loss}, {shares}, \d+\.\d s", line)
+        log = pd.read_csv(folder / name / "seed-3" / "log.csv")
+        to_go = f"at this pace {in_words(2 * log['seconds'][0])} to go"
+        assert lines[lines.index(to_go) - 1].startswith("  1/3 ") and text.count("to go") == 1
         end = "\n".join(lines[-3:])
         assert "chosen on held-out images" in end and "at the last epoch" in end
         assert "chosen on the test images themselves" in end
@@ -241,6 +246,24 @@ def test_another_loss_is_a_network_of_another_name(runs, tiny_data, tmp_path, mo
              "--teacher", runs[0] / "teacher-resnet" / "seed-3")  # fmt: skip
     train_student.main([str(word) for word in words])
     assert (tmp_path / "notes" / "student-resnet-dkd" / "seed-0" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("mine", "error", "words"),
+    [
+        (lambda ours, theirs, *_: (ours - theirs).sum(1), UserError, "of shape (125,)"),
+        (lambda ours, theirs: (ours - theirs).mean(), TypeError, "takes 2 positional arguments"),
+    ],
+)
+def test_a_loss_that_does_not_work_fails_before_the_teacher_is_asked(
+    runs, tiny_data, tmp_path, monkeypatch, mine, error, words
+):
+    teacher = shutil.copy(runs[0] / "teacher-resnet" / "seed-3" / "best.pt", tmp_path)
+    monkeypatch.setitem(SOFT_LOSSES, "mine", mine)
+    flags = ("--loss", "mine", "--teacher", teacher, "--data-dir", str(tiny_data))
+    with pytest.raises(error, match=re.escape(words)):
+        train_student.main([*flags, "--out", str(tmp_path / "run")])
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]  # no answers, no run
 
 
 def test_several_teachers_are_an_ensemble(runs, tmp_path, server):
