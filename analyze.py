@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
 
-    print(f"runs in {root}")
+    print(f"runs in {root}\n{TERMINAL_EXPLAINED}")
     for recipe in comparison.recipes:
         words = terminal_table(comparison, recipe)
         print(f"\nrecipe {recipe}, accuracies in %\n{words}")
@@ -364,6 +364,12 @@ COLUMNS_EXPLAINED = (
 )
 
 
+TERMINAL_EXPLAINED = (
+    "n: seeds; test: at the epoch chosen on held-out images; best test: at the epoch\n"
+    "best on the test images, as the notes chose; notes: what they published of it"
+)
+
+
 def terminal_table(comparison: Comparison, recipe: str) -> str:
     """In 80 columns."""
     short = {
@@ -571,7 +577,8 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
             plots.claim(
                 {key: (each[claim].parts, each[claim].word) for key, each in shown.items()}
             ),
-            f"{claim}: each statistic with its 95 % interval; shaded where the claim says it lies.",
+            f"{claim}: each statistic with its 95 % interval; shaded where the claim says it lies. "
+            "The verdict also asks that p be small enough among those of all claims.",
         )
         yield Table(
             f"{claim}, measured",

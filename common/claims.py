@@ -378,7 +378,7 @@ CLAIMS: dict[str, tuple[str, str, Callable[[Trio], list[Part]]]] = {
     ),
     "C4": (
         "Teacher and baseline make strikingly alike errors, class by class.",
-        "Pearson correlation of the error rates of the ten classes, mean over seeds, against all "
+        "Pearson correlation of the error rates of the ten classes, means over seeds, against all "
         "ways to permute the classes of one of them (9,999 drawn: p is at least 0.0002 before its "
         "adjustment). Test and interval (Fisher's) are over the ten classes: they say nothing "
         "of other seeds. Beside it stand the means over all pairs of a teacher's run and a "

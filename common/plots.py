@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 from scipy.special import softmax
 
 from common import stats
-from common.claims import NOTES, Part, Trio
+from common.claims import NOTES, NOTES_EPOCHS, Part, Trio
 from common.data import CLASSES
 from common.records import Record
 from common.stats import Estimate
@@ -138,11 +139,11 @@ def curves(recipe: str, groups: Groups) -> Figure:
     styles = _styles(groups)
     for name, runs in groups.items():
         color, line, marker = styles[name]
-        _curve(loss, runs, "train_loss", color, line, name)
+        _curve(loss, runs, "train_loss", color, line)
         for axes, column in (
             (train, "train_accuracy"), (held_out, "val_accuracy"), (test, "test_accuracy"),
         ):  # fmt: skip
-            drawn[axes].append(_curve(axes, runs, column, color, line, name).to_numpy())
+            drawn[axes].append(_curve(axes, runs, column, color, line).to_numpy())
         for axes, column in ((held_out, "val_accuracy"), (test, "test_accuracy")):
             for run in runs:
                 row = run.log.loc[run.log[column].idxmax()]
@@ -167,7 +168,8 @@ def curves(recipe: str, groups: Groups) -> Figure:
     legend.axis("off")
     spread = max(map(len, groups.values())) > 1
     legend.legend(
-        *loss.get_legend_handles_labels(), loc="upper left", frameon=False, alignment="left",
+        handles=[Line2D([], [], **styles[name]._asdict(), label=name) for name in groups],
+        loc="upper left", frameon=False, alignment="left", handlelength=3,
         title=f"recipe {recipe}\n"
         + ("line: mean over the seeds,\nband: lowest to highest" if spread else "one seed")
         + "\nmarker: best epoch on those images\n",
@@ -348,7 +350,7 @@ def cost(recipe: str, groups: Groups) -> Figure:
             axes.plot(
                 parameters * aside.get(name, 1), accuracy, STYLES[name].marker,
                 markeredgecolor=STYLES[name].color, markerfacecolor="none", markersize=12,
-                label=f"notes: {name}, best test epoch",
+                label=f"notes: {name}, best test epoch of {NOTES_EPOCHS}",
             )  # fmt: skip
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -365,20 +367,24 @@ def cost(recipe: str, groups: Groups) -> Figure:
 
 
 def seeds(recipe: str, groups: Groups) -> Figure:
-    """Every seed a point, every network a row."""
+    """Every seed a point, every network a row; a seed has one height in all of them."""
     figure = _figure(8, 1.6 + 0.45 * len(groups))
     axes = figure.subplots()
     styles = _styles(groups)
+    numbers = sorted({run.seed for runs in groups.values() for run in runs})
+    half = 0.25 if len(numbers) > 1 else 0
+    aside = dict(zip(numbers, np.linspace(-half, half, len(numbers)), strict=True))
     for place, (name, runs) in enumerate(groups.items()):
         values = [100 * run.right.mean() for run in runs]
         color, _, marker = styles[name]
-        places = np.full(len(values), place)
-        axes.plot(values, places, marker, markersize=9, color=color, alpha=0.75)
+        places = [place + aside[run.seed] for run in runs]
+        axes.plot(values, places, marker, markersize=8, color=color, alpha=0.75)
         if len(values) > 1:
             axes.plot(np.mean(values), place, "|", color="black", markersize=20, markeredgewidth=2)
     axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.5, -0.5)
-    _tidy(axes, f"Every seed, recipe {recipe} (bar: mean)", "test accuracy (%), selected epoch", "")
+    title = f"Recipe {recipe}: every seed, the lowest on top; bar: mean"
+    _tidy(axes, title, "test accuracy (%), selected epoch", "")
     return figure
 
 

@@ -109,11 +109,13 @@ def test_soft_losses(name, dtype):
     labels = torch.randint(10, (32,), generator=generator)
     for temperature in (1.0, 4.0):
         value = SOFT_LOSSES[name](student, teacher, labels, temperature)
-        assert value.shape == () and value.dtype == dtype and value > 0
+        assert value.shape == (), "it is to be one number, the mean over the batch"
+        assert value.dtype == dtype and value > 0
         value.backward()
         assert student.grad.isfinite().all() and student.grad.abs().max() > 0
         same = SOFT_LOSSES[name](teacher, teacher, labels, temperature)
-        assert abs(same.item()) < (1e-4 if dtype == torch.float32 else 1e-10)
+        bound = 1e-4 if dtype == torch.float32 else 1e-10
+        assert abs(same.item()) < bound, "it is to be 0 where both have the same logits"
 
 
 @pytest.mark.parametrize("name", SOFT_LOSSES)
@@ -122,8 +124,9 @@ def test_soft_losses_are_means_over_the_batch(name):
     student, teacher = torch.randn(2, 8, 10, generator=generator, dtype=torch.float64)
     labels = torch.randint(10, (8,), generator=generator)
     f = SOFT_LOSSES[name]
+    once = f(student, teacher, labels, 4.0)
     twice = f(student.repeat(2, 1), teacher.repeat(2, 1), labels.repeat(2), 4.0)
-    assert twice.item() == pytest.approx(f(student, teacher, labels, 4.0).item())
+    assert twice.item() == pytest.approx(once.item()), "it is to be a mean, not a sum"
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,9 @@ def test_the_steep_start_of_a_run_is_left_out_but_not_of_a_short_look(epochs, wh
 
 
 def test_the_best_epochs_of_each_seed_are_marked(trio):
-    _, _, _, held_out, test, _ = plots.curves("notes", trio.groups()).axes
+    _, _, _, held_out, test, legend = plots.curves("notes", trio.groups()).axes
+    shown = {line.get_label(): line.get_marker() for line in legend.get_legend().get_lines()}
+    assert shown == {name: plots.STYLES[name].marker for name in NAMES}
     for axes, column in ((held_out, "val_accuracy"), (test, "test_accuracy")):
         for name, runs in trio.groups().items():
             marks = [
@@ -159,12 +161,15 @@ def test_reliability_is_accuracy_less_confidence_a_line_a_seed(trio):
 
 
 def test_every_seed_is_a_point_and_their_mean_a_bar(trio):
-    (axes,) = plots.seeds("notes", trio.groups()).axes
+    groups = trio.groups() | {"baseline": trio.baselines[::2]}
+    (axes,) = plots.seeds("notes", groups).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
     points, bars = axes.lines[::2], axes.lines[1::2]
     for place, (name, point, bar) in enumerate(zip(NAMES, points, bars, strict=True)):
-        values = [100 * run.right.mean() for run in trio.groups()[name]]
-        assert list(point.get_xdata()) == values and set(point.get_ydata()) == {place}
+        values = [100 * run.right.mean() for run in groups[name]]
+        assert list(point.get_xdata()) == values
+        # One above the other, as runs may be alike.
+        assert list(point.get_ydata()) == [place + 0.25 * (run.seed - 1) for run in groups[name]]
         assert bar.get_xdata()[0] == pytest.approx(np.mean(values))
 
 
@@ -184,7 +189,7 @@ def test_accuracy_stands_against_size_and_compute_the_notes_beside(trio):
         assert left < small < right < 1.1 * left  # of one size: side by side, it in the middle
         assert left * right == pytest.approx(small**2)
     for name, (accuracy, parameters) in claims.NOTES.items():
-        label = f"notes: {name}, best test epoch"
+        label = f"notes: {name}, best test epoch of 50"
         (point,) = (line for line in size.lines if line.get_label() == label)
         aside = place[size, name] / trio.groups()[name][0].config["parameters"]
         expected = (pytest.approx(parameters * aside), accuracy)
