@@ -239,7 +239,7 @@ def main() -> None:
     arrays = load()
     train, held_out = split(arrays.train_labels)
     print(
-        f"Fashion-MNIST in {arrays.source}: {len(train):,} training, {len(held_out):,} held-out, "
+        f"Fashion-MNIST in {arrays.source}\n{len(train):,} training, {len(held_out):,} held-out, "
         f"{len(arrays.test_labels):,} test images, digests right"
     )
 
