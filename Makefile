@@ -18,7 +18,7 @@ setup: .venv/installed  ## virtual environment in .venv, and the data set, found
 
 .venv/installed: requirements.lock
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo 'error: $(PYTHON) is older than Python 3.11; too old for the pinned packages;' \
+	  || { echo 'error: $(PYTHON) is not there, or older than Python 3.11, as the packages need;' \
 	            'name another with make PYTHON=python3.12' >&2; exit 2; }
 	@"$(PYTHON)" -m venv .venv
 	@echo 'installing the packages of requirements.lock into .venv (about 6 GB: torch brings CUDA)'

@@ -366,7 +366,7 @@ COLUMNS_EXPLAINED = (
 
 TERMINAL_EXPLAINED = (
     "n: seeds; test: at the epoch chosen on held-out images; best test: at the epoch\n"
-    "best on the test images, as the notes chose; notes: what they published of it"
+    "best on the test images, as the notes chose; notes: the lab report's figure"
 )
 
 
@@ -604,7 +604,8 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
     yield Picture.of(
         f"confusions-{suffix}",
         plots.confusions(trio),
-        "Confusion matrices of teacher, baseline and student, and student minus baseline.",
+        "Confusion matrices of teacher, baseline and student, and student minus baseline. Colours "
+        "are of the errors: what is right is only written, and from 15 % on all are alike.",
     )
     taught = trio.threes()
     with_student = agreement_table(taught)
@@ -699,8 +700,9 @@ def calibration_blocks(comparison: Comparison) -> Iterator[Block]:
         words += [number(row.agreement_with_teacher), number(row.kl_to_teacher, 3)]
         rows.append(words)
     yield Text(
-        "ECE: 15 bins of equally many images; by chance: about what a network whose confidences "
-        "are all true would have on so few images. A student is compared with its teacher, a "
+        "ECE: expected calibration error, in 15 bins of equally many images; by chance: about what "
+        "a network whose confidences are all true would have on so few images; NLL: negative "
+        "log-likelihood. A student is compared with its teacher, a "
         "baseline with that of the student of its seed."
     )
     yield Table(
@@ -721,7 +723,7 @@ def from_to(values: Sequence[float]) -> str:
 
 def runs_table(comparison: Comparison) -> Table:
     words = {
-        "epochs": "{} epochs", "batch_size": "batch {}", "lr": "lr {}", "schedule": "{}",
+        "epochs": "epochs {}", "batch_size": "batch {}", "lr": "lr {}", "schedule": "{}",
         "drop": "drop to {}", "warmup": "warm-up {}", "weight_decay": "weight decay {}",
         "label_smoothing": "label smoothing {}", "padding": "shifts to {}", "cutout": "cutout {}",
         "loss": "{}", "temperature": "temperature {}", "alpha": "alpha {}",

@@ -44,7 +44,7 @@ from common.config import (
 )
 from common.data import load
 from common.device import Device, choose_device
-from common.errors import StopSignals, UserError, script
+from common.errors import Interrupted, StopSignals, UserError, script
 from common.loss import hard_loss
 from common.models import build
 from common.run import read_json
@@ -248,7 +248,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     del data
     if device.type == "cuda":
         torch.cuda.empty_cache()  # for the scripts
-    run_all(jobs, shared, args.jobs)
+    try:
+        run_all(jobs, shared, args.jobs)
+    except Interrupted:  # each script has said how it alone goes on
+        print("all networks: give the same command again", file=sys.stderr)
+        raise
     print(flush=True)
     import analyze  # here: the plan does not wait for matplotlib
 

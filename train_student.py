@@ -32,7 +32,7 @@ from common.config import StudentConfig
 from common.data import load
 from common.device import choose_device
 from common.errors import script
-from common.loss import SOFT_LOSSES, Loss, distillation_loss
+from common.loss import SOFT_LOSSES, Loss, distillation_loss, try_out
 from common.models import build, freeze
 from common.remember import Ensemble, RememberedLogits
 from common.run import describe, find_teachers, in_project, open_run, read_teacher
@@ -66,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         label_smoothing=config.label_smoothing,
     )
     # A loss of your own that does not work fails here, not after minutes of teachers' answers.
-    logits = torch.zeros(config.batch_size, 10, device=device.type, requires_grad=True)
-    distil(logits, logits, logits.argmax(1))
+    try_out(distil, config.batch_size, device.type)
 
     def loss(student_logits: Tensor, batch: Batch) -> Loss:
         # The teacher's logits are of the very views that the student sees.

@@ -313,7 +313,8 @@ class Comparison:
         elif teacher.folder in self.lent:
             words = str(teacher.folder)
         epochs = teacher.config["epochs"]
-        return words + f" ({epochs} epochs)" * (epochs != student.config["epochs"])
+        trained = f" ({epochs} epoch{'s' * (epochs > 1)})"
+        return words + trained * (epochs != student.config["epochs"])
 
     def _ensembles(self, name: str, runs: Sequence[Record]) -> list[str]:
         """How accurate the ensembles are that taught these runs of a network, in one line."""
@@ -426,6 +427,8 @@ class Comparison:
                 # On a seed that is there: of the teacher that is to be named, else of any network.
                 runs = [*groups.get(f"teacher-{arch}", []), *itertools.chain(*groups.values())]
                 like = next((run for run in runs if run.folder not in self.lent), runs[0])
+                if (like.folder.parent.parent / name / like.folder.name / "config.json").exists():
+                    continue  # a damaged run, and named as such
                 others = self._alone(recipe) if name == "baseline" else []
                 rename = f"call the folder {others[0]} so if it is that, else " if others else ""
                 command = _command(name, like, runs[0])
@@ -537,9 +540,6 @@ def agreement_table(
     threes: Sequence[tuple[Record, Record, Record]],
 ) -> list[tuple[tuple[bool, bool, bool], float]]:
     """((teacher right, baseline right, student right), share of the images), over all `threes`."""
-    right = [np.concatenate([run.right for run in runs]) for runs in zip(*threes, strict=True)]
     kinds = list(itertools.product((True, False), repeat=3))
-    return [
-        (kind, np.all([r == k for r, k in zip(right, kind, strict=True)], axis=0).mean())
-        for kind in kinds
-    ]
+    found = np.concatenate([np.transpose([run.right for run in three]) for three in threes])
+    return [(kind, (found == kind).all(axis=1).mean()) for kind in kinds]

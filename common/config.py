@@ -104,6 +104,7 @@ positive_int = _number(int, "a whole number from 1 to 1,000,000", lambda v: 1 <=
 # Every generator takes these; the seeds of a run's epochs are made from it.
 natural = _number(int, "a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)
 positive = _number(float, "a finite number above 0", lambda v: v > 0)
+temperature = _number(float, "a number from 0.01 to 1000", lambda v: 0.01 <= v <= 1000)
 non_negative = _number(float, "a finite number from 0 up", lambda v: v >= 0)
 unit = _number(float, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 below_one = _number(float, "a number from 0 to below 1", lambda v: 0 <= v < 1)
@@ -316,7 +317,7 @@ class StudentConfig(Config):
         nargs="+",
         action="extend",
     )
-    temperature: float = setting(positive, "softens both networks' outputs in the soft loss")
+    temperature: float = setting(temperature, "softens both networks' outputs in the soft loss")
     alpha: float = setting(unit, "weight of the soft loss; the hard loss has 1 - alpha")
     soft_weight: float = setting(non_negative, "a further factor on the soft loss")
     loss: str = setting(

@@ -33,7 +33,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """SIGINT and SIGTERM end the run at the next `check`; a second one ends the process at once."""
+    """SIGINT and SIGTERM end the run at the next `check`, at the latest at the end of the block; a
+    second one ends the process at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -45,9 +46,11 @@ class StopSignals:
         }
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if failure is None:
+            self.check()
 
     def _handle(self, number: int, _: object) -> None:
         if self.received is not None:

@@ -115,7 +115,7 @@ def freeze(network: nn.Module) -> nn.Module:
     network.eval().requires_grad_(False)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, ConvNorm):
+            if type(child) is ConvNorm:
                 setattr(parent, name, fuse_conv_bn_eval(*child))
     return network.to(memory_format=torch.channels_last)
 

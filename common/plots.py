@@ -123,7 +123,8 @@ def _intervals(
     value, low, high = np.array([each[:3] for each in estimates]).T
     unsure = estimates[0].over == "images" or np.isnan(low[0])
     _, _, bars = axes.errorbar(
-        value, place, xerr=[value - low, high - value], fmt=marker, color=color,
+        # A bootstrap's interval need not hold its value.
+        value, place, xerr=np.maximum([value - low, high - value], 0), fmt=marker, color=color,
         capsize=4, markerfacecolor="white" if unsure else color,
     )  # fmt: skip
     for bar in bars if unsure else ():
@@ -383,7 +384,8 @@ def seeds(recipe: str, groups: Groups) -> Figure:
             axes.plot(np.mean(values), place, "|", color="black", markersize=20, markeredgewidth=2)
     axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.5, -0.5)
-    title = f"Recipe {recipe}: every seed, the lowest on top; bar: mean"
+    each = f"a marker a seed, seed {numbers[0]} uppermost; bar: mean" if half else "one seed"
+    title = f"Recipe {recipe}: {each}"
     _tidy(axes, title, "test accuracy (%), selected epoch", "")
     return figure
 
@@ -402,7 +404,8 @@ def claim(measured: dict[str, tuple[Sequence[Part], str]]) -> Figure:
                 continue
             if np.isnan(parts[column].estimate.value):
                 edge = axes.get_yaxis_transform()
-                axes.text(0.02, place, "no value", va="center", transform=edge)
+                white = {"backgroundcolor": "white", "va": "center"}
+                axes.text(0.02, place, "no value", transform=edge, **white)
                 continue
             _intervals(axes, [parts[column].estimate], [place], "o", "black")
         part = next(parts[column] for parts, _ in measured.values() if column < len(parts))
@@ -410,6 +413,8 @@ def claim(measured: dict[str, tuple[Sequence[Part], str]]) -> Figure:
             axes.axvline(bound, color="black", linewidth=0.8)
         axes.margins(x=0.08)
         low, high = axes.get_xlim()
+        if high - low < 1e-9:  # rounding is all that is between them
+            low, high = low - 1, high + 1
         axes.axvspan(*np.clip(part.claimed, low, high), color="#009E73", alpha=0.12, zorder=0)
         axes.set_xlim(low, high)
         _tidy(axes, "", textwrap.fill(part.statistic, 100 // count), "")

@@ -3,6 +3,7 @@
 Nothing in a folder is trusted: a run that cannot be read whole is left out and named.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -124,7 +125,10 @@ def read_all(root: Path) -> tuple[list[Record], list[str]]:
         try:
             found.append(read(folder))
         except Unreadable as error:
-            problems.append(textwrap.shorten(str(error), 400))
+            words = textwrap.shorten(str(error), 400)
+            if (folder / "last.pt").exists() and "config.json" not in words:
+                words += "; the same command with --resume makes it again"
+            problems.append(words)
     records: dict[tuple[str, str, int], Record] = {}
     for record in sorted(found, key=lambda r: not r.complete):
         twin = records.setdefault((record.recipe, record.name, record.seed), record)
@@ -133,9 +137,14 @@ def read_all(root: Path) -> tuple[list[Record], list[str]]:
                 f"{record.folder}: left out, {twin.folder} has its recipe, network and seed"
             )
         elif not record.complete:
+            holder = ""
+            with contextlib.suppress(OSError):  # there while a run goes on, or was killed
+                holder = (record.folder / ".holder").read_text(errors="replace").strip()
             problems.append(
                 f"{record.folder} is unfinished: epoch {len(record.log)} of "
-                f"{record.config['epochs']}; the same command with --resume goes on with it"
+                f"{record.config['epochs']}; "
+                + f"unless {holder} is at it, " * bool(holder)
+                + "the same command with --resume goes on with it"
             )
     alike, others = _of_one_test_set(list(records.values()))
     alike.sort(key=lambda r: (r.recipe, order(r.name), r.seed))
@@ -184,24 +193,12 @@ def read(folder: Path) -> Record:
                 raise ValueError(f"{word!r} is no name for a recipe or a network")
     except ValueError as error:
         raise Unreadable(f"{folder / 'config.json'}: not a run's settings ({error})") from error
-    finished = (folder / "summary.json").exists()
-    if finished or (folder / "log.csv").exists():
-        log = _read_log(folder / "log.csv")
-    else:  # as until the first epoch is done
-        log = pd.DataFrame(columns=LOG_COLUMNS)
-    if not finished:
-        return Record(folder, recipe, name, seed, config, log, complete=False)
-    summary = _read_json(folder / "summary.json")
-    if not summary.get("epochs") == config["epochs"] == len(log):
-        raise Unreadable(
-            f"{folder / 'log.csv'}: {len(log)} epochs, but summary.json says "
-            f"{summary.get('epochs')!r} and config.json {config['epochs']}"
-        )
-    arrays = _read_predictions(folder / "predictions.npz")
-    digest = summary.get("weights_sha256")
-    if not isinstance(digest, str):
-        raise Unreadable(f"{folder / 'summary.json'}: no weights_sha256")
-    record = Record(folder, recipe, name, seed, config, log, True, digest, *arrays)
+    record = Record(folder, recipe, name, seed, config, pd.DataFrame(columns=LOG_COLUMNS), False)
+    if not (folder / "summary.json").exists():
+        if (folder / "log.csv").exists():  # else its first epoch is not done yet
+            record = dataclasses.replace(record, log=_read_log(folder / "log.csv"))
+        return record
+    record = dataclasses.replace(record, complete=True, **read_results(folder, config["epochs"]))
     found, logged = 100 * record.right.mean(), record.best_row["test_accuracy"]
     if not math.isclose(found, logged, abs_tol=0.01):
         raise Unreadable(
@@ -209,6 +206,23 @@ def read(folder: Path) -> Record:
             f"{logged:.2f} % for epoch {record.best_row['epoch']:.0f}"
         )
     return record
+
+
+def read_results(folder: Path, epochs: int) -> dict[str, Any]:
+    """What a Record has of a finished run beyond its settings. Raises Unreadable as `read`."""
+    log = _read_log(folder / "log.csv")
+    summary = _read_json(folder / "summary.json")
+    if not summary.get("epochs") == epochs == len(log):
+        raise Unreadable(
+            f"{folder / 'log.csv'}: {len(log)} epochs, but summary.json says "
+            f"{summary.get('epochs')!r} and config.json {epochs}"
+        )
+    digest = summary.get("weights_sha256")
+    if not isinstance(digest, str):
+        raise Unreadable(f"{folder / 'summary.json'}: no weights_sha256")
+    names = ("labels", "logits", "val_labels", "val_logits")
+    arrays = _read_predictions(folder / "predictions.npz")
+    return {"log": log, "weights_sha256": digest} | dict(zip(names, arrays, strict=True))
 
 
 def _check(config: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:

@@ -342,18 +342,29 @@ class Run:
                 path.unlink()
 
     def _resume(self, present: Sequence[str]) -> None:
-        if not self.complete:
+        damage = self._damage() if self.complete else ""
+        if damage or not self.complete:
             self.checkpoint = self._last_good_checkpoint()
         if self.checkpoint:
-            recorded = self.checkpoint["config"]
+            recorded, epoch = self.checkpoint["config"], self.checkpoint["epoch"]
             later = recorded.get("resumed_with", [])
             known = dict(recorded)
             for change in later:
                 known |= change
-            if changed := self._compare(known):
-                later = [*later, {"after_epoch": self.checkpoint["epoch"]} | changed]
+            changed = self._compare(known)
+            if changed and epoch < recorded["epochs"]:  # else nothing is left to train
+                later = [*later, {"after_epoch": epoch} | changed]
             self.settings = recorded | ({"resumed_with": later} if later else {})
+            if damage:
+                warn(f"{damage}; made again from the checkpoint of epoch {epoch}")
+                (self.folder / "summary.json").unlink()
             return
+        if damage:
+            raise UserError(
+                f"{self.folder} is damaged",
+                damage,
+                "put that file back, or use --overwrite for --resume to start again",
+            )
         made_from_checkpoint = [name for name in present if name != "config.json"]
         if made_from_checkpoint and not self.complete:
             raise UserError(
@@ -369,6 +380,24 @@ class Run:
                 str(error),
                 "put it back, or use --overwrite for --resume to start again",
             ) from error
+
+    def _damage(self) -> str:
+        """What is wrong with the files of this finished run, in words; empty if nothing is."""
+        from common.records import Unreadable, read_results  # pandas, only when there is a run
+
+        config, best = self.folder / "config.json", self.folder / "best.pt"
+        try:
+            read_json(config)
+            epochs = read_json(self.folder / "summary.json")["epochs"]
+            digest = read_results(self.folder, epochs)["weights_sha256"]
+        except Unreadable as error:
+            return str(error)
+        except (OSError, ValueError) as error:
+            return f"{config}: {error}"
+        # A run may be kept without its weights and checkpoints, as most of the published ones are.
+        if not best.exists():
+            return f"{best}: missing" if (self.folder / "last.pt").exists() else ""
+        return "" if file_digest(best) == digest else f"{best}: not the file that the run left"
 
     def _compare(self, before: dict[str, Any]) -> dict[str, Any]:
         """Refuse to go on with a run of other settings; return what else is new."""
@@ -560,8 +589,11 @@ def git_commit() -> str | None:
     """The code's commit, with -dirty where files of it were changed; None if it has none."""
     words = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     command = ["git", "-C", str(ROOT), *words]
+    ours = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # none around it
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, env=ours
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

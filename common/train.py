@@ -138,8 +138,9 @@ class Trainer:
         if self.device.processes > 1:  # a loss is its own process's: the others cannot see it
             distributed.all_reduce(self.optimizer.found_inf, distributed.ReduceOp.MAX)
         self.optimizer.step()
+        self.taught = loss.soft is not None
         with torch.no_grad():
-            soft = self._nan if loss.soft is None else loss.soft
+            soft = loss.soft if self.taught else self._nan
             right = (logits.argmax(1) == batch.labels).sum(dtype=torch.float32)
             good = 1 - self.optimizer.found_inf
             parts = [loss.total, loss.hard, soft, right / len(batch.labels), good]
@@ -199,11 +200,13 @@ class Trainer:
         sums = self.sums.tolist()
         if self.optimizer.found_inf:
             step = round(sums[4]) // self.config.batch_size
+            soft = self.taught and math.isfinite(sums[1]) and not math.isfinite(sums[2])
             raise UserError(
-                f"the loss or a gradient is not finite in epoch {epoch}, step {step + 1} of "
-                f"{len(rates)}, at learning rate {rates[step]:.3g}",
-                "training diverged; the weights were not changed and no checkpoint was written",
-                DIVERGED,
+                f"the {'soft loss' if soft else 'loss or a gradient'} is not finite in epoch "
+                f"{epoch}, step {step + 1} of {len(rates)}, at learning rate {rates[step]:.3g}",
+                f"{'the hard loss is' if soft else 'training diverged'}; that step was not taken "
+                "and no checkpoint was written",
+                "look for a logarithm, a root or a division in it" if soft else DIVERGED,
                 exit_code=1,
             )
         return sums[:4], float(rates[-1])
@@ -333,7 +336,7 @@ def fit(
                 )
             raise
         summary = summarise(rows, best)
-        run.finish(  # a signal that arrives now finds a finished run
+        run.finish(  # a signal that arrives now leaves a finished run
             {
                 "labels": data.test_labels.cpu().numpy(),
                 "logits_best": best["test_logits"].numpy(),
@@ -343,7 +346,7 @@ def fit(
             },
             summary,
         )
-    _print_summary(summary)
+        _print_summary(summary)
 
 
 def _run_epoch(

@@ -967,7 +967,9 @@ def test_an_unfinished_run_is_named_and_the_rest_reported(small, reported):
     fake.write_run(small, "baseline", 2, finished=False, **SMALL)
     code, table, errors = reported(small)
     assert code == 1 and left_out(table) == set()
-    assert "seed-2 is unfinished: epoch 16 of 16" in errors and "--resume" in errors
+    assert "seed-2 is unfinished: epoch 16 of 16; the same command with --resume goes" in errors
+    (small / "notes" / "baseline" / "seed-2" / ".holder").write_text("process 7 on here\n")
+    assert "of 16; unless process 7 on here is at it, the same command" in reported(small)[2]
 
 
 @pytest.mark.parametrize(
@@ -985,6 +987,16 @@ def test_a_missing_file_is_named_and_the_rest_reported(small, reported, name, wo
     code, table, errors = reported(small)
     assert code == 1 and left_out(table) == {("baseline", 1)}
     assert f"{folder}{words}" in errors
+
+
+def test_a_damaged_run_is_to_be_made_again_and_not_begun(small, reported):
+    for seed in range(2):
+        run = small / "notes" / "student-resnet" / f"seed-{seed}"
+        (run / "predictions.npz").write_bytes(b"PK")
+        (run / "last.pt").touch()
+    code, _, errors = reported(small)
+    assert code == 1 and "is missing" not in errors
+    assert errors.count("; the same command with --resume makes it again") == 2
 
 
 def test_a_folder_in_a_files_place_is_named_and_the_rest_reported(small, reported):

@@ -122,7 +122,7 @@ own_values = {
     BaselineConfig: {},
     StudentConfig: {
         "teacher": st.none() | st.lists(names, min_size=1),
-        "temperature": positive,
+        "temperature": st.floats(0.01, 1000),
         "alpha": st.floats(0, 1),
         "soft_weight": finite,
         "loss": st.sampled_from(["kd", "dkd", "dist", "logit-standard"]),
@@ -182,7 +182,7 @@ BAD = {
     "--padding": ["-1", "15", "1.5"],
     "--cutout": ["-1", "15", "1.5"],
     "--seed": ["-1", "1.5", "2147483648", "nan", "zero"],
-    "--temperature": ["0", "-4", "nan", "inf", "hot"],
+    "--temperature": ["0", "0.009", "1e4", "1e200", "-4", "nan", "inf", "hot"],
     "--alpha": ["-0.01", "1.01", "nan", "inf"],
     "--soft-weight": ["-1", "nan", "inf"],
     "--recipe": ["note", "", "NOTES"],

@@ -269,6 +269,18 @@ def test_a_finished_run_is_left_as_it_is(server, whole):
 # ---------------------------------------------------------------- damaged and malicious files
 
 
+@pytest.mark.parametrize("name", ["predictions.npz", "log.csv", "best.pt", "config.json"])
+def test_a_cut_file_of_a_finished_run_is_made_again(server, small, tmp_path, name):
+    folder = shutil.copytree(small, tmp_path / "run")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    run = server.run("train_baseline.py", *QUICK, "--resume", "--out", folder, faults=[SMALL])
+    assert run.code == 0 and "resumed after epoch 2" in run.out and "/2 loss" not in run.out
+    assert run.err.startswith("warning: ") and run.err.count("\n") == 1
+    assert name in run.err and "made again from the checkpoint of epoch 2" in run.err
+    assert differences(folder, small) == []
+
+
 def tensor_bytes(path: Path) -> list[range]:
     """Where in a checkpoint file the bytes of its tensors are."""
     content, found = path.read_bytes(), []
@@ -507,10 +519,11 @@ def test_a_signal_is_seen_within_one_batch(number, server, whole, tmp_path):
             assert in_folder(words[-1]) == FILES
 
 
-def test_a_signal_while_predictions_are_written_finds_a_finished_run(server, small, tmp_path):
+def test_a_signal_while_predictions_are_written_leaves_a_finished_run(server, small, tmp_path):
+    """The loop of a shell that it is in ends all the same."""
     fault = ["kill_at_rename", "predictions.npz", 1, False, signal.SIGTERM]
     run = server.run("train_baseline.py", *QUICK, "--out", tmp_path, faults=[SMALL, fault])
-    assert run.code == 0 and run.err == ""
+    assert run.code == 143 and run.err == "" and "test accuracy: " in run.out
     assert differences(tmp_path, small) == []
 
 

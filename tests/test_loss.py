@@ -110,7 +110,9 @@ def test_soft_losses(name, dtype):
     for temperature in (1.0, 4.0):
         value = SOFT_LOSSES[name](student, teacher, labels, temperature)
         assert value.shape == (), "it is to be one number, the mean over the batch"
-        assert value.dtype == dtype and value > 0
+        assert value.isfinite() and value.dtype == dtype
+        assert value > 0, "it is to be above 0 where the logits differ"
+        assert value.requires_grad, "it has no gradient: argmax, detach(), item() or no_grad()"
         value.backward()
         assert student.grad.isfinite().all() and student.grad.abs().max() > 0
         same = SOFT_LOSSES[name](teacher, teacher, labels, temperature)

@@ -107,6 +107,16 @@ def test_a_frozen_network_is_the_same_function(name):
     torch.testing.assert_close(frozen(IMAGES), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_frozen_network_keeps_what_a_block_of_ones_own_does():
+    class Doubled(ConvNorm):
+        def forward(self, images):
+            return 2 * super().forward(images)
+
+    network = Doubled(1, 4).eval()
+    images = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(freeze(network)(images), network(images))
+
+
 def test_unknown_names():
     with pytest.raises(KeyError):
         build("vgg")

@@ -323,6 +323,19 @@ def test_networks_of_nearly_one_size_stand_side_by_side_in_cost():
     assert place["mine"] < 174_000 < 175_018 < place["baseline"] and place["yours"] == 190_000
 
 
+def test_a_value_outside_of_its_interval_is_drawn():
+    """As a bootstrap's may be."""
+    parts = {"one seed": ([Part("spread", Estimate(-1.0, -0.95, -0.87, over="images"))], "?")}
+    (axes,) = plots.claim(parts).axes
+    (bar,) = (bar for lines in axes.collections for bar in lines.get_segments() if len(bar))
+    assert bar[:, 0].tolist() == [-1.0, pytest.approx(-0.87)]
+
+
+def test_values_that_are_all_at_the_bound_have_an_axis_that_can_be_read():
+    parts = {"one seed": ([Part("epochs", Estimate(-1e-17), claims.POSITIVE)], "undecided")}
+    assert plots.claim(parts).axes[0].get_xlim() == (-1, 1)
+
+
 def test_a_statistic_without_a_value_says_so_in_its_place():
     parts = {
         name: ([Part("log ratio", Estimate(value))], "undecided")

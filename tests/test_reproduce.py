@@ -59,6 +59,7 @@ def test_stopped_and_started_again_it_trains_everything_once_and_reports(project
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143 and "Traceback" not in err, out + err
+    assert err.endswith("all networks: give the same command again\n")
     assert "3 networks, recipe notes, 2 epochs each" in out and "in all" in out
 
     given_up = runs / "notes" / "given-up" / "seed-0"  # that nobody asks for now

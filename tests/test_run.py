@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -42,6 +43,11 @@ FACTS = {
     "role": "baseline", "name": "baseline", "parameters": 10, "threads": 1,
     "device": "cpu", "precision": "float32", "versions": {"torch": "1"},
 }  # fmt: skip
+PREDICTIONS = {
+    f"{images}{what}": values
+    for images in ("", "val_")
+    for what, values in (("labels", np.arange(3)), ("logits_best", np.eye(3, 10)))
+}
 
 
 def config(**changes):
@@ -63,13 +69,13 @@ def row(epoch, **values):
     return dict.fromkeys(LOG_COLUMNS, 0.5) | {"epoch": epoch, "train_soft_loss": None} | values
 
 
-def begun(folder, epochs=1):
-    """A folder as a run leaves it that was stopped after `epochs` epochs."""
-    run = open_with(folder)
+def begun(folder, done=1, **changes):
+    """A folder as a run leaves it that was stopped after `done` epochs."""
+    run = open_with(folder, **changes)
     run.save_config()
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, done + 1):
         run.save_checkpoint(checkpoint_of(run, epoch))
-    run.save_log([row(i + 1) for i in range(epochs)])
+    run.save_log([row(i + 1) for i in range(done)])
     run.save_best({"weight": torch.ones(2)}, 1, 50.0)
     run.close()
     return folder
@@ -78,7 +84,7 @@ def begun(folder, epochs=1):
 def finished(folder):
     begun(folder, 2)
     with open_run(folder, config(resume=True), FACTS) as run:
-        run.finish({"labels": torch.arange(3).numpy()}, {"epochs": 2})
+        run.finish(PREDICTIONS, {"epochs": 2})
     return folder
 
 
@@ -232,6 +238,9 @@ def test_a_commit_whose_files_were_changed_is_called_dirty(tmp_path, monkeypatch
     assert len(commit) == 40 and int(commit, 16)
     (tmp_path / "loss.py").write_text("changed")
     assert common.run.git_commit() == f"{commit}-dirty"
+    (tmp_path / "copy").mkdir()  # of the code, in another's repository
+    monkeypatch.setattr(common.run, "ROOT", tmp_path / "copy")
+    assert common.run.git_commit() is None
 
 
 def test_what_only_changes_bits_warns_and_what_changes_nothing_is_silent(tmp_path, capsys):
@@ -283,15 +292,15 @@ def test_every_setting_but_places_is_one_that_a_resumed_run_keeps(tmp_path, caps
 
 
 def test_what_is_new_at_each_resume_is_recorded_once(tmp_path, capsys):
-    begun(tmp_path)
+    begun(tmp_path, epochs=4)
     changes = []
-    for epoch, threads in ((2, 2), (3, 2), (4, 4)):
-        with open_run(tmp_path, config(resume=True), FACTS | {"threads": threads}) as run:
+    for epoch, threads in ((2, 2), (3, 2), (4, 4), (4, 8)):  # then nothing is left to train
+        with open_run(tmp_path, config(resume=True, epochs=4), FACTS | {"threads": threads}) as run:
             run.save_checkpoint(checkpoint_of(run, epoch))
         changes.append(run.settings["resumed_with"])
     first, second = {"after_epoch": 1, "threads": 2}, {"after_epoch": 3, "threads": 4}
-    assert changes == [[first], [first], [first, second]]
-    assert capsys.readouterr().err.count("threads: ") == 2
+    assert changes == [[first], [first], [first, second], [first, second]]
+    assert capsys.readouterr().err.count("threads: ") == 3
 
 
 def test_a_file_that_is_no_checkpoint_of_a_run_is_named(tmp_path):
@@ -349,8 +358,42 @@ def test_a_finished_run_needs_no_checkpoint_but_its_settings(tmp_path, monkeypat
     with pytest.raises(UserError, match="lr: 0.1 -> 0.3"):
         open_with(tmp_path, resume=True, lr=0.3)
     (tmp_path / "config.json").unlink()
-    with pytest.raises(UserError, match="cannot read .*config.json"):
+    with pytest.raises(UserError, match="is damaged; .*config.json: .*; put that file back"):
         open_with(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["with checkpoints", "without"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("config.json", None), ("config.json", b"{"), ("log.csv", None), ("log.csv", b"epoch\n"),
+        ("predictions.npz", None), ("predictions.npz", b"PK"), ("best.pt", None),
+        ("best.pt", b"PK"),
+    ],
+)  # fmt: skip
+def test_a_finished_run_with_a_damaged_file_is_made_again_from_its_checkpoint(
+    tmp_path, capsys, name, damage, whole
+):
+    finished(tmp_path)
+    if not whole:
+        (tmp_path / "last.pt").unlink()
+        (tmp_path / "previous.pt").unlink()
+    (tmp_path / name).unlink()
+    if damage is not None:
+        (tmp_path / name).write_bytes(damage)
+    before = contents(tmp_path)
+    if whole:
+        with open_run(tmp_path, config(resume=True), FACTS) as run:
+            assert not run.complete and run.checkpoint["epoch"] == 2
+        assert f"{tmp_path / name}" in capsys.readouterr().err
+        assert before.keys() - contents(tmp_path).keys() == {"summary.json"}
+    elif (name, damage) == ("best.pt", None):  # as most of the published runs are
+        with open_run(tmp_path, config(resume=True), FACTS) as run:
+            assert run.complete
+    else:
+        with pytest.raises(UserError, match=f"is damaged; .*{name}") as caught:
+            open_with(tmp_path, resume=True)
+        assert caught.value.exit_code == 2 and contents(tmp_path) == before
 
 
 @pytest.fixture(scope="module")

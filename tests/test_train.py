@@ -566,6 +566,23 @@ def test_a_nan_stops_before_the_step(dataset, device):
         assert torch.equal(a, b)  # as after two steps
 
 
+def test_a_soft_loss_that_is_not_finite_is_told_from_a_training_that_diverges(dataset, device):
+    def loss(logits, batch):
+        value = hard(logits, batch)
+        soft = (logits - logits).log().mean()
+        return value._replace(total=value.total + soft, soft=soft)
+
+    words = (
+        r"the soft loss is not finite in epoch 1, step 1 of 8, .*; the hard loss is; .* logarithm"
+    )
+    with pytest.raises(UserError, match=words):
+        train(trainer(dataset, device, loss), len(dataset))
+    with pytest.raises(
+        UserError, match=r"or a gradient is not finite .*; training diverged; .*--lr"
+    ):
+        train(trainer(dataset, device, lr=1e30), len(dataset))
+
+
 def test_weights_that_are_not_finite_reach_no_checkpoint(dataset, device, tmp_path):
     """Though the outputs are, and the loss of every step."""
     network = build("small-cnn")
