@@ -257,12 +257,12 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     longer = claims.gain(comparison.trio("best", "baseline-100-epochs"))
     words = (
         "without a teacher may do as much: training for twice as many epochs gains "
-        "{:+.2f} [{:+.2f}, {:+.2f}] (over baselines from a CPU, as its runs are, "
-        "{:+.2f} [{:+.2f}, {:+.2f}]), label smoothing {:+.2f} [{:+.2f}, {:+.2f}]"
+        "{:+.2f} [{:+.2f}, {:+.2f}], label smoothing {:+.2f} [{:+.2f}, {:+.2f}]; over baselines "
+        "from a CPU, as its runs are, the first [is not certain either]"
     )
-    beside = comparison.trio("best", "baseline-100-epochs", against="baseline-on-cpu")
-    told = (*longer[:3], *claims.gain(beside)[:3], *smoothed[:3])
-    assert words.format(*told) in readme
+    assert words.format(*longer[:3], *smoothed[:3]) in readme
+    beside = claims.gain(comparison.trio("best", "baseline-100-epochs", against="baseline-on-cpu"))
+    assert beside.low < 0 < longer.low, "not certain either"
     assert smoothed.low < 0 < smoothed.high and behind.low < 0 < behind.high, "told from neither"
     as_good = claims.gain(comparison.against_kd("best", "baseline-100-epochs"))
     assert -0.3 < as_good.low < 0 < as_good.high < 0.3, "the student of one ResNet is"
