@@ -240,12 +240,13 @@ def test_analyze_reports_the_three(runs, tmp_path):
     assert "report.html" in done.stdout and done.stderr == ""
 
 
-def test_another_loss_is_a_network_of_another_name(runs, tiny_data, tmp_path, monkeypatch):
+def test_another_loss_is_a_network_of_another_name(runs, tiny_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common.config.Config.folder, "__defaults__", (tmp_path,))
     words = ("--epochs", 1, "--loss", "dkd", "--precision", "float32", "--data-dir", tiny_data,
              "--teacher", runs[0] / "teacher-resnet" / "seed-3")  # fmt: skip
     train_student.main([str(word) for word in words])
     assert (tmp_path / "notes" / "student-resnet-dkd" / "seed-0" / "summary.json").exists()
+    assert "to go" not in capsys.readouterr().out  # after the last epoch
 
 
 @pytest.mark.parametrize(
