@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from common.errors import UserError
+from common.errors import UserError, warn
 
 SoftLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -151,21 +151,21 @@ def distillation_loss(
             "it is to be one number, the mean over the batch",
             "end it with .mean()",
         )
-    if student_logits.requires_grad and not soft.requires_grad:
-        raise UserError(
-            "the soft loss has no gradient",
-            "the student would not learn from it",
-            "make it of the student's logits, without argmax, detach() or no_grad()",
-        )
     return Loss((1 - alpha) * hard + alpha * soft_weight * soft, hard, soft)
 
 
 def try_out(loss: Callable[[Tensor, Tensor, Tensor], Loss], size: int, device: str) -> None:
-    """One step's loss and gradient of made-up logits: what does not work fails here."""
+    """Loss and gradient of a batch of made-up logits: a soft loss that does not work fails here."""
     weights = torch.zeros(size, 10, device=device, requires_grad=True)
     student_logits = weights.clone()  # as a network's: made by an operation
     labels = torch.arange(size, device=device) % 10
-    loss(student_logits, functional.one_hot(labels, 10).float(), labels).total.backward()
+    total, _, soft = loss(student_logits, 10.0 * functional.one_hot(labels, 10), labels)
+    if not soft.requires_grad:  # a masked loss may have none for some batches
+        warn(
+            "the soft loss of made-up logits has no gradient, so the student may not learn from it "
+            "(argmax, detach(), item() or no_grad()?)"
+        )
+    total.backward()
 
 
 def _kind(value: object) -> str:

@@ -1,12 +1,22 @@
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional
 
 from common.errors import UserError
-from common.loss import SOFT_LOSSES, dist, distillation_loss, dkd, hard_loss, kd, logit_standard
+from common.loss import (
+    SOFT_LOSSES,
+    dist,
+    distillation_loss,
+    dkd,
+    hard_loss,
+    kd,
+    logit_standard,
+    try_out,
+)
 
 STUDENT = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.5, 0.0]], dtype=torch.float64)
 TEACHER = torch.tensor([[3.0, -1.0, 0.0], [0.0, 2.0, 1.0]], dtype=torch.float64)
@@ -164,6 +174,17 @@ def test_a_soft_loss_that_is_no_number_is_told_so(made, words):
         distillation_loss(
             STUDENT, TEACHER, LABELS, temperature=1.0, alpha=0.5, soft_loss=lambda *_: made
         )
+
+
+def test_a_soft_loss_without_a_gradient_is_told_of(capsys):
+    def with_soft(soft_loss):
+        return partial(distillation_loss, temperature=4.0, alpha=0.5, soft_loss=soft_loss)
+
+    for name, soft_loss in SOFT_LOSSES.items():
+        try_out(with_soft(soft_loss), 12, "cpu")
+        assert capsys.readouterr().err == "", name
+    try_out(with_soft(lambda ours, theirs, *_: (ours - theirs).detach().mean()), 12, "cpu")
+    assert "the soft loss of made-up logits has no gradient" in capsys.readouterr().err
 
 
 def test_distillation_loss_weights_its_parts():
