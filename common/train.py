@@ -330,10 +330,8 @@ def fit(
             stop.check()
         except Interrupted:
             if run.resume_command:
-                print(
-                    f"\nstopped after epoch {len(rows)}; go on with\n  {run.resume_command}",
-                    file=sys.stderr,
-                )
+                kept = f"after epoch {len(rows)}" if rows else "before the end of epoch 1"
+                print(f"\nstopped {kept}; go on with\n  {run.resume_command}", file=sys.stderr)
             raise
         summary = summarise(rows, best)
         run.finish(  # a signal that arrives now leaves a finished run

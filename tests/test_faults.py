@@ -512,7 +512,8 @@ def test_a_signal_is_seen_within_one_batch(number, server, whole, tmp_path):
     for (script, batch), (words, run) in zip(cases, runs, strict=True):
         assert run.wait().code == 128 + number, run.err
         epochs = 0 if script == "train_student.py" else batch // BATCHES
-        assert f"stopped after epoch {epochs}; go on with" in run.err and "--resume" in run.err
+        kept = f"after epoch {epochs}" if epochs else "before the end of epoch 1"
+        assert f"stopped {kept}; go on with" in run.err and "--resume" in run.err
         if batch == 2 * BATCHES:  # nothing is left but to write the predictions
             run = server.run(script, *words, "--resume")
             assert run.code == 0 and "resumed after epoch 2" in run.out
