@@ -29,6 +29,7 @@ import common.batches
 import common.data
 import common.loss
 import common.models
+import common.records  # which a run imports that finds itself finished
 import common.remember
 import common.run
 import common.train
