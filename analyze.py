@@ -702,8 +702,8 @@ def calibration_blocks(comparison: Comparison) -> Iterator[Block]:
     yield Text(
         "ECE: expected calibration error, in 15 bins of equally many images; by chance: about what "
         "a network whose confidences are all true would have on so few images; NLL: negative "
-        "log-likelihood. A student is compared with its teacher, a "
-        "baseline with that of the student of its seed."
+        "log-likelihood. A student is compared with its teacher, a baseline with that of the "
+        "student of its seed."
     )
     yield Table(
         "Before → after temperature scaling fitted on held-out images; means over the seeds",

@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,17 @@ def _moved(name: str, runs: Sequence[Record]) -> list[str]:
     return [f"{name} seed {', '.join(of)} went on elsewhere {what}" for what, of in seeds.items()]
 
 
+def _place(name: str, like: Record) -> Path:
+    """Where a network's run of the seed of `like` lies beside that."""
+    return like.folder.parent.parent / name / like.folder.name
+
+
 def _command(name: str, like: Record, teacher: Record) -> str:
     """What trains a network of the notes, or the baseline of another small network, of the seed and
     length of `like`, to lie beside it."""
     role, _, arch = name.partition("-")
-    recipe = like.folder.parent.parent
-    elsewhere = recipe.resolve() != RUNS_DIR / like.recipe
+    place = _place(name, like)
+    elsewhere = place.parent.parent.resolve() != RUNS_DIR / like.recipe
     command = f"python train_{role}.py --recipe {like.recipe}"
     if like.seed:
         command += f" --seed {like.seed}"
@@ -76,7 +82,7 @@ def _command(name: str, like: Record, teacher: Record) -> str:
     if (epochs := like.config.get("epochs")) and epochs != usual.get("epochs"):
         command += f" --epochs {epochs}"
     if elsewhere:
-        command += f" --out {recipe / name / like.folder.name}"
+        command += f" --out {place}"
     return command
 
 
@@ -427,7 +433,7 @@ class Comparison:
                 # On a seed that is there: of the teacher that is to be named, else of any network.
                 runs = [*groups.get(f"teacher-{arch}", []), *itertools.chain(*groups.values())]
                 like = next((run for run in runs if run.folder not in self.lent), runs[0])
-                if (like.folder.parent.parent / name / like.folder.name / "config.json").exists():
+                if (_place(name, like) / "config.json").exists():
                     continue  # a damaged run, and named as such
                 others = self._alone(recipe) if name == "baseline" else []
                 rename = f"call the folder {others[0]} so if it is that, else " if others else ""

@@ -114,6 +114,10 @@ class Unreadable(Exception):
     """A file of a run folder that is not what it has to be."""
 
 
+class Foreign(Unreadable):
+    """Settings that are no run's, or not of the run that its folder is named after."""
+
+
 def read_all(root: Path) -> tuple[list[Record], list[str]]:
     """Every run below `root`, ordered by recipe, network and seed; and what was wrong with others.
 
@@ -126,7 +130,7 @@ def read_all(root: Path) -> tuple[list[Record], list[str]]:
             found.append(read(folder))
         except Unreadable as error:
             words = textwrap.shorten(str(error), 400)
-            if (folder / "last.pt").exists() and "config.json" not in words:
+            if (folder / "last.pt").exists() and not isinstance(error, Foreign):
                 words += "; the same command with --resume makes it again"
             problems.append(words)
     records: dict[tuple[str, str, int], Record] = {}
@@ -192,7 +196,7 @@ def read(folder: Path) -> Record:
             if not NAME.fullmatch(word):
                 raise ValueError(f"{word!r} is no name for a recipe or a network")
     except ValueError as error:
-        raise Unreadable(f"{folder / 'config.json'}: not a run's settings ({error})") from error
+        raise Foreign(f"{folder / 'config.json'}: not a run's settings ({error})") from error
     record = Record(folder, recipe, name, seed, config, pd.DataFrame(columns=LOG_COLUMNS), False)
     if not (folder / "summary.json").exists():
         if (folder / "log.csv").exists():  # else its first epoch is not done yet

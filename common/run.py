@@ -387,8 +387,7 @@ class Run:
 
         config, best = self.folder / "config.json", self.folder / "best.pt"
         try:
-            read_json(config)
-            epochs = read_json(self.folder / "summary.json")["epochs"]
+            epochs = read_json(config).get("epochs")
             digest = read_results(self.folder, epochs)["weights_sha256"]
         except Unreadable as error:
             return str(error)

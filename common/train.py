@@ -200,13 +200,15 @@ class Trainer:
         sums = self.sums.tolist()
         if self.optimizer.found_inf:
             step = round(sums[4]) // self.config.batch_size
-            soft = self.taught and math.isfinite(sums[1]) and not math.isfinite(sums[2])
+            what, why, what_to_do = "loss or a gradient", "training diverged", DIVERGED
+            if self.taught and math.isfinite(sums[1]) and not math.isfinite(sums[2]):
+                what, why = "soft loss", "the hard loss is"
+                what_to_do = "look for a logarithm, a root or a division in it"
             raise UserError(
-                f"the {'soft loss' if soft else 'loss or a gradient'} is not finite in epoch "
-                f"{epoch}, step {step + 1} of {len(rates)}, at learning rate {rates[step]:.3g}",
-                f"{'the hard loss is' if soft else 'training diverged'}; that step was not taken "
-                "and no checkpoint was written",
-                "look for a logarithm, a root or a division in it" if soft else DIVERGED,
+                f"the {what} is not finite in epoch {epoch}, step {step + 1} of {len(rates)}, "
+                f"at learning rate {rates[step]:.3g}",
+                f"{why}; that step was not taken and no checkpoint was written",
+                what_to_do,
                 exit_code=1,
             )
         return sums[:4], float(rates[-1])
@@ -447,6 +449,7 @@ def _print_epoch(row: dict[str, Any], epochs: int) -> None:
 
 
 def in_words(seconds: float) -> str:
+    """A duration, in the unit that a reader would choose."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -990,10 +990,10 @@ def test_a_missing_file_is_named_and_the_rest_reported(small, reported, name, wo
 
 
 def test_a_damaged_run_is_to_be_made_again_and_not_begun(small, reported):
-    for seed in range(2):
+    for seed, name in enumerate(("predictions.npz", "summary.json")):
         run = small / "notes" / "student-resnet" / f"seed-{seed}"
-        (run / "predictions.npz").write_bytes(b"PK")
         (run / "last.pt").touch()
+        (run / name).write_bytes(b'{"epochs": 3}')  # of whose 16 log.csv and config.json speak
     code, _, errors = reported(small)
     assert code == 1 and "is missing" not in errors
     assert errors.count("; the same command with --resume makes it again") == 2
