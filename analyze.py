@@ -33,6 +33,7 @@ from common.page import (
     Block,
     Heading,
     Picture,
+    Points,
     Table,
     Text,
     markdown_table,
@@ -350,17 +351,21 @@ WORDS_EXPLAINED = (
     "same networks with a stronger schedule and augmentation."
 )
 COLUMNS_EXPLAINED = (
-    "Accuracies in percent, mean ± sample deviation over the seeds. test: at the epoch chosen on "
-    "the held-out images; best test epoch: the notes' way, chosen on the test images themselves, "
-    "and so too high; notes: their published figure, chosen that way. Gain: student − baseline "
-    "(of another network than the small CNN: on its own baseline, if that is there) in points at "
-    "the epoch chosen on held-out images, paired by seed, with its 95 % interval "
-    "(Student's t over the seeds; n: of so many seeds, where others have no baseline). train: of "
-    "the augmented images, while they were trained on, so not comparable between recipes. "
+    "Accuracies are in percent: mean ± sample deviation over the seeds.",
+    "test: at the epoch chosen on the held-out images.",
+    "gain on baseline: student − baseline (of another network than the small CNN: on its own "
+    "baseline, if that is there) in points of test, paired by seed, with its 95 % interval "
+    "(Student's t over the seeds; n: of so many seeds, where others have no baseline).",
+    "best test epoch: at the epoch chosen on the test images themselves, the notes' way, and so "
+    "too high; notes: their published figure, chosen that way.",
+    "train: of the augmented images, while they were trained on, so not comparable between "
+    "recipes.",
     "held-out: of the images that chose the epoch, and so a little too high; settings are to be "
-    "chosen by it, not by test. The sentences at the top have the teachers that taught the "
-    f"students of that experiment, once for each student; the table has all. {ONE_SEED_EXPLAINED} "
-    f"{UNEQUAL_EXPLAINED}"
+    "chosen by it, not by test.",
+    "The sentences at the top have the teachers that taught the students of that experiment, once "
+    "for each student; the table has all.",
+    ONE_SEED_EXPLAINED,
+    UNEQUAL_EXPLAINED,
 )
 
 
@@ -444,7 +449,7 @@ def blocks(
     if problems:
         yield Table("Missing or left out", ["what"], [[problem] for problem in problems])
     yield Heading("Results")
-    yield Text(COLUMNS_EXPLAINED)
+    yield Points(COLUMNS_EXPLAINED)
     for recipe in comparison.recipes:
         rows = results_rows(comparison, recipe)
         yield Table(f"Recipe {recipe}", list(rows[0]), [list(row.values()) for row in rows])
@@ -453,9 +458,8 @@ def blocks(
                 comparison, recipe, own, ["network", "seeds", "gain on baseline"]
             )
             yield Table(f"Recipe {recipe}, networks that the notes do not have", columns, rows)
-        words = own_in_words(comparison, recipe, own)
-        for line in (what_choosing_adds(comparison, recipe), *words):
-            yield Text(line)
+        remarks = own_in_words(comparison, recipe, own)
+        yield Points([what_choosing_adds(comparison, recipe), *remarks])
     if words := as_they_chose(trios):
         yield Text(words)
     yield Heading("The notes' claims")
@@ -514,10 +518,10 @@ def test_images(labels: np.ndarray) -> np.ndarray | None:
 
 def what_choosing_adds(comparison: Comparison, recipe: str) -> str:
     words = [
-        f"{max(0, row.test_best_epoch - row.test_selected):.2f} points to {row.name}"
+        f"{row.name} {max(0, row.test_best_epoch - row.test_selected):.2f}"
         for row in comparison.rows(recipe)
     ]
-    return f"Choosing the epoch on the test images adds {', '.join(words)}."
+    return f"choosing the epoch on the test images adds, in points: {', '.join(words)}"
 
 
 def as_they_chose(trios: Sequence[Trio]) -> str:

@@ -25,6 +25,13 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Points:
+    """Remarks that stand in no order."""
+
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of words under columns; the first word of a row is its header."""
 
@@ -47,7 +54,7 @@ class Picture:
         return cls(name, png, to_bytes(figure, "svg"), alt)
 
 
-Block = Heading | Text | Table | Picture
+Block = Heading | Text | Points | Table | Picture
 
 STYLE = """
 :root { --ink: #1b1b1b; --paper: #fff; --line: #c9c9c9; --band: #f2f4f6; --link: #0b57a4; }
@@ -92,8 +99,10 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
                     contents.append(f'<li><a href="#{anchor}">{html.escape(text)}</a></li>')
                 body.append(f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>')
             case Text(text, strong):
-                words = html.escape(text).replace(" %", "&nbsp;%")  # no line begins with %
-                body.append(f"<p{' class=strong' if strong else ''}>{words}</p>")
+                body.append(f"<p{' class=strong' if strong else ''}>{_html_words(text)}</p>")
+            case Points(texts):
+                items = "".join(f"<li>{_html_words(text)}</li>" for text in texts)
+                body.append(f"<ul>{items}</ul>")
             case Table(caption, columns, rows):
                 body.append(_html_table(caption, columns, rows))
             case Picture(svg=svg, alt=alt):
@@ -121,6 +130,10 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
             "",
         ]
     )
+
+
+def _html_words(text: str) -> str:
+    return html.escape(text).replace(" %", "&nbsp;%")  # no line begins with %
 
 
 def _html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -151,6 +164,8 @@ def to_markdown(title: str, blocks: Sequence[Block], pictures: str) -> str:
                 lines.append(f"{'#' * level} {text}")
             case Text(text, strong):
                 lines.append(f"**{text}**" if strong else text)
+            case Points(texts):
+                lines.append("\n".join(f"- {text}" for text in texts))
             case Table(caption, columns, rows):
                 lines += [f"*{caption}*", markdown_table(columns, rows)]
             case Picture(name=name, alt=alt):

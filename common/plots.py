@@ -48,7 +48,9 @@ Groups = dict[str, list[Record]]  # by network, one entry a seed
 
 
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", dpi=130)
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=130)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches: the page draws a frame around
+    return figure
 
 
 def _tidy(axes: Axes, title: str, x: str, y: str) -> None:

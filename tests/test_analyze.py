@@ -241,15 +241,15 @@ def test_claims_are_about_the_files(runs, report, claim, row, value):
 
 def test_what_choosing_on_the_test_images_adds_is_told(report):
     rows = pd.read_csv(report[0] / "results.csv").itertuples()
-    added = [f"{row.test_best_epoch - row.test_selected:.2f} points to {row.name}" for row in rows]
-    words = f"Choosing the epoch on the test images adds {', '.join(added)}."
+    added = [f"{row.name} {row.test_best_epoch - row.test_selected:.2f}" for row in rows]
+    words = f"\n- choosing the epoch on the test images adds, in points: {', '.join(added)}\n"
     assert words in (report[0] / "report.md").read_text() and not words.count("-0.")
 
 
 def test_what_choosing_adds_is_not_below_0_where_it_is_nothing():
     row = SimpleNamespace(name="mine", test_best_epoch=87.06, test_selected=87.06 + 1e-12)
     words = analyze.what_choosing_adds(SimpleNamespace(rows=lambda _: [row]), "notes")
-    assert words.endswith(" adds 0.00 points to mine.")
+    assert words.endswith(" adds, in points: mine 0.00")
 
 
 def test_the_headline_has_the_gain_of_the_table(report):
@@ -423,7 +423,7 @@ def test_a_gain_on_a_baseline_of_other_settings_is_marked(small, undrawn, capsys
     page = (small.parent / "out" / "report.md").read_text()
     assert len(re.findall(r"^\| student-\w+ \|.*‡ \|", page, re.MULTILINE)) == 1
     words = r"student-resnet differs from the baseline in lr: 0\.\d+ and 0\.05 \(seed 1\)"
-    assert len(re.findall(rf"^{words}$", page, re.MULTILINE)) == 1
+    assert len(re.findall(rf"^- {words}$", page, re.MULTILINE)) == 1
 
 
 def test_a_student_trained_on_another_device_than_its_baseline_is_told(small, undrawn, capsys):
@@ -1477,7 +1477,7 @@ def test_page_and_markdown_say_the_same(report):
     text = (report[0] / "report.md").read_text()
     text = re.sub(r"!\[(.*?)\]\(.*?\)", r"\1", text)  # the picture's words
     text = re.sub(r"^\|( --- \|)+$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^#+ |^\*+|\*+$|(?<!\\)\||\\", " ", text, flags=re.MULTILINE)
+    text = re.sub(r"^#+ |^- |^\*+|\*+$|(?<!\\)\||\\", " ", text, flags=re.MULTILINE)
     assert page.words == text.split()
 
 

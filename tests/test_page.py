@@ -12,7 +12,7 @@ import pytest
 
 import analyze
 from common import page
-from common.page import Heading, Picture, Table, Text, to_html, to_markdown
+from common.page import Heading, Picture, Points, Table, Text, to_html, to_markdown
 
 WIDTHS = (360, 800, 1400)
 VOID = {"meta", "link", "img"}
@@ -127,6 +127,7 @@ def test_text_is_text_and_not_markup():
     blocks = [
         Heading(evil),
         Text(evil),
+        Points([evil]),
         Table(evil, [evil], [[evil]]),
         Picture("x", b"", b"", evil),
     ]
@@ -134,6 +135,7 @@ def test_text_is_text_and_not_markup():
     assert not found.all("script") and found.all("img")[0]["alt"] == evil
     for tag in ("title", "h1", "h2", "p", "caption", "thead", "tbody", "figcaption"):
         assert found.text[tag] == evil
+    assert found.text["li"] == 2 * evil  # in the contents, too
 
 
 def test_markdown_tables_keep_their_columns():
