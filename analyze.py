@@ -405,12 +405,14 @@ def wrapped(text: str, indent: str = "") -> str:
 
 def measured(part: claims.Part) -> str:
     """A part's value with its interval; with its sign where the side of 0 is what matters."""
-    if np.isnan(part.estimate.value):
-        return f"{DASH}; {part.aside or 'too few epochs, or all alike'}"
     words = signed(part.estimate)
-    if part.claimed not in (claims.POSITIVE, claims.NEGATIVE):
-        words = words.replace("+", "")
-    return f"{words}; {part.aside}" if part.aside else words
+    return words if part.claimed in (claims.POSITIVE, claims.NEGATIVE) else words.replace("+", "")
+
+
+def besides(part: claims.Part) -> str:
+    """What else was measured, or why there is no value."""
+    none = np.isnan(part.estimate.value)
+    return part.aside or ("too few epochs, or all alike" if none else DASH)
 
 
 def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame:
@@ -472,7 +474,7 @@ def blocks(
                 f"curves-{recipe}",
                 plots.curves(recipe, known),
                 "Training loss, its hard and soft parts, and accuracies by epoch of the notes' "
-                f"networks, recipe {recipe}.",
+                f"networks, recipe {recipe}. Accuracies of the first epochs are below the frames.",
             )
         if own := comparison.drawn_beside(recipe):
             yield Picture.of(
@@ -490,7 +492,7 @@ def blocks(
             f"cost-{recipe}",
             plots.cost(recipe, groups),
             f"Test accuracy against parameters and multiply-adds, recipe {recipe}; networks of one "
-            "size side by side, those that the notes do not have where their size is another.",
+            "size side by side, those that the notes do not have only where their size differs.",
         )
     images = test_images(trios[0].baselines[0].labels) if trios else None
     if trios and images is None:
@@ -554,12 +556,11 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
         return
     yield Text(
         "Each claim is one test, fixed before the results were looked at, but for the seeds of the "
-        "teachers in C4 and C8; what a table has after a semicolon decides nothing. Supported or "
+        "teachers in C4 and C8; what stands under besides decides nothing. Supported or "
         "contradicted: p < 0.05 after Holm's adjustment for the claims of one experiment "
         "(intervals are not adjusted); undecided: too few seeds or epochs to tell. Student and "
-        "baseline are paired by "
-        f"seed; with one seed all but C4 is undecided. {ONE_SEED_EXPLAINED} Such intervals are "
-        "drawn open."
+        "baseline are paired by seed; with one seed all but C4 is undecided. "
+        f"{ONE_SEED_EXPLAINED} Such intervals are drawn open."
     )
     shown = {
         f"{recipe}, experiment {experiment}": {verdict.claim: verdict for verdict in each}
@@ -579,20 +580,23 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
         yield Picture.of(
             f"claim-{claim}",
             plots.claim(
-                {key: (each[claim].parts, each[claim].word) for key, each in shown.items()}
+                {key: (each[claim].parts, in_brief(each[claim])) for key, each in shown.items()}
             ),
             f"{claim}: each statistic with its 95 % interval; shaded where the claim says it lies. "
-            "The verdict also asks that p be small enough among those of all claims.",
+            "p is the claim's, adjusted for all of them: an interval in the shade is not enough.",
         )
-        yield Table(
-            f"{claim}, measured",
-            ["experiment", "statistic", "value [95 % interval]", "claim's p, adjusted", "verdict"],
-            [
-                [key, part.statistic, measured(part), p_value(each[claim].p), each[claim].word]
-                for key, each in shown.items()
-                for part in each[claim].parts
-            ],
-        )
+        rows = [
+            {
+                "experiment": key,
+                "statistic": part.statistic,
+                "value [95 % interval]": measured(part),
+                "verdict": in_brief(each[claim]),
+                "besides": besides(part),
+            }
+            for key, each in shown.items()
+            for part in each[claim].parts
+        ]
+        yield Table(f"{claim}, measured", list(rows[0]), [list(row.values()) for row in rows])
 
 
 def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
@@ -609,7 +613,8 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
         f"confusions-{suffix}",
         plots.confusions(trio),
         "Confusion matrices of teacher, baseline and student, and student minus baseline. Colours "
-        "are of the errors: what is right is only written, and from 15 % on all are alike.",
+        "are of the errors: what is right is only written, and from 15 % on all are alike. Blank: "
+        "below 0.05.",
     )
     taught = trio.threes()
     with_student = agreement_table(taught)
@@ -671,7 +676,7 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
             plots.gallery(trio, images),
             "Images that the student gets right and the baseline wrong, and the other way round, "
             "with the probabilities that the three networks give to the classes: the first such "
-            "images of the first seed.",
+            "images of the first seed. Grey: the true class; taken for: by the one that is wrong.",
         )
 
 

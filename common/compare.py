@@ -333,7 +333,7 @@ class Comparison:
             names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
             return [f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %"]
         members = [member.weights_sha256 for each in ensembles for member in each]
-        shared = "; they share teachers, whose chance its interval leaves out in part"
+        shared = "; they share teachers, so its interval is too narrow"
         return [
             f"the {len(ensembles)} ensembles that taught {name} have test accuracies of "
             f"{right[0]:.2f} to {right[-1]:.2f} %{shared * (len(set(members)) < len(members))}"

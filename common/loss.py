@@ -1,9 +1,9 @@
 """Distillation losses: pure functions of (logits, labels).
 
 Every soft loss is f(student_logits, teacher_logits, labels, temperature) -> scalar: the mean over
-the batch, scaled by temperature², zero where the student's logits equal the teacher's, computed in
-the dtype of its inputs. Logits are (N, C) floating point, labels (N,) int64, temperature > 0; not
-every loss uses the labels.
+the batch, zero where the student's logits equal the teacher's, computed in the dtype of its inputs;
+those here are scaled by temperature². Logits are (N, C) floating point, labels (N,) int64,
+temperature > 0; not every loss uses the labels.
 """
 
 from collections.abc import Callable

@@ -81,13 +81,14 @@ def _styles(groups: Groups) -> dict[str, Style]:
 
 
 def _curve(
-    axes: Axes, runs: Sequence[Record], column: str, color: str, linestyle: object, label: str = ""
-) -> np.ndarray:
+    axes: Axes, runs: Sequence[Record], column: str, color: str, linestyle: object,
+    label: str = "", width: float = 1.8,
+) -> np.ndarray:  # fmt: skip
     """Mean over the seeds, with the band from the lowest to the highest."""
     table = pd.concat([run.log.set_index("epoch")[column] for run in runs], axis=1)
     mean = table.mean(axis=1)
     axes.plot(
-        table.index, mean, color=color, linestyle=linestyle, linewidth=1.8, label=label,
+        table.index, mean, color=color, linestyle=linestyle, linewidth=width, label=label,
         marker="." if len(mean) == 1 else "",  # of one epoch there is no line
     )  # fmt: skip
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half epochs
@@ -155,12 +156,12 @@ def curves(recipe: str, groups: Groups) -> Figure:
                     markeredgecolor="white", markersize=7, clip_on=False, zorder=5,
                 )  # fmt: skip
         if runs[0].role == "student":
-            _curve(parts, runs, "train_soft_loss", color, "-")
-            _curve(parts, runs, "train_hard_loss", color, (0, (1, 1)))
+            _curve(parts, runs, "train_soft_loss", color, line, width=2.4)
+            _curve(parts, runs, "train_hard_loss", color, line, width=1)
     for axes, lines in drawn.items():
         _from_the_start_of_interest([axes], lines)
     _tidy(loss, "Training loss, as minimised", "epoch", "loss (nats)")
-    _tidy(parts, "Students: soft loss solid, hard dotted", "epoch", "loss (nats), unweighted")
+    _tidy(parts, "Students: soft loss thick, hard thin", "epoch", "loss (nats), unweighted")
     _tidy(train, "Training images, augmented", "epoch", "accuracy (%)")
     _tidy(held_out, "Held-out images", "epoch", "accuracy (%)")
     _tidy(test, "Test images", "epoch", "accuracy (%)")
@@ -319,7 +320,7 @@ def reliability(trio: Trio) -> Figure:
 
 
 def cost(recipe: str, groups: Groups) -> Figure:
-    """Test accuracy against size and against compute; the notes' points where they have one.
+    """Test accuracy against size and against compute; of recipe `notes` beside the notes' points.
 
     Networks of one size, to 2 %, stand side by side; those of one's own are left out where the
     notes' have their size: there may be many.
@@ -328,7 +329,9 @@ def cost(recipe: str, groups: Groups) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     styles, left_out = _styles(groups), _beside_notes(groups)
     shown = {name: runs for name, runs in groups.items() if name not in left_out}
-    for axes, key, notes in zip(panels, ("parameters", "multiply_adds"), (NOTES, {}), strict=True):
+    published = NOTES if recipe == "notes" else {}  # else far below: they would flatten the rest
+    keys = ("parameters", "multiply_adds")
+    for axes, key, notes in zip(panels, keys, (published, {}), strict=True):
         size = {name: runs[0].config[key] for name, runs in shown.items()}
         sizes = sorted({*size.values(), *(parameters for _, parameters in notes.values())})
         step = max(sizes[-1] / sizes[0], 2) ** 0.025
@@ -395,7 +398,7 @@ def seeds(recipe: str, groups: Groups) -> Figure:
 def claim(measured: dict[str, tuple[Sequence[Part], str]]) -> Figure:
     """The statistics of a claim with their 95 % intervals, by experiment; shaded: as claimed.
 
-    measured: parts and verdict by the name of the experiment.
+    measured: parts and verdict, in words, by the name of the experiment.
     """
     count = max(len(parts) for parts, _ in measured.values())
     figure = _figure(12, 1.7 + 0.35 * len(measured))

@@ -60,7 +60,8 @@ def test_curves_are_means_over_the_seeds_in_bands_from_lowest_to_highest(trio):
             low, high = zip(*band_of(axes, color), strict=True)
             assert low == pytest.approx(values.min(0)) and high == pytest.approx(values.max(0))
     soft, hard = parts.lines
-    assert soft.get_linestyle() == "-" != hard.get_linestyle()
+    assert soft.get_linestyle() == hard.get_linestyle() == "-"  # the network's own
+    assert soft.get_linewidth() > 2 * hard.get_linewidth()
     for line, column in ((soft, "train_soft_loss"), (hard, "train_hard_loss")):
         assert line.get_ydata() == pytest.approx(columns(trio.students, column).mean(0))
 

@@ -340,7 +340,7 @@ def test_the_readmes_method_on_features_trains(tiny, tmp_path):
         text = (ROOT / path.relative_to(tmp_path)).read_text()
         assert text.count(place) == 1
         text = text.replace(place, added + place)
-        path.write_text(text.replace("fit(student, loss, ", "fit(student, with_hint, "))
+        path.write_text(text.replace("fit(student, loss, ", "fit(student, objective, "))
     # A copy: beside it its logits are kept.
     published = RESULTS_DIR / "notes" / "teacher-resnet" / "seed-0" / "best.pt"
     teacher = shutil.copy(published, tmp_path)
@@ -357,4 +357,38 @@ def test_the_readmes_method_on_features_trains(tiny, tmp_path):
     plain, hinted = runs
     assert hinted["config"]["hint_weight"] == 1
     assert hinted["rows"][0]["train_loss"] > plain["rows"][0]["train_loss"]
-    assert not torch.equal(*(run["network"]["regressor"] for run in runs))  # it is trained
+    assert "regressor" not in plain["network"]
+    torch.manual_seed(hinted["config"]["seed"])
+    build(hinted["config"]["arch"])
+    drawn = torch.randn(56, 64, 1, 1) / 8
+    alike = torch.cosine_similarity(hinted["network"]["regressor"].flatten(), drawn.flatten(), 0)
+    assert 0.9 < alike < 0.9999  # it is trained: weight decay alone would leave its direction
+
+
+def test_the_readmes_annealed_temperature_is_one_after_the_last_step(
+    tiny_data, tmp_path, monkeypatch
+):
+    readme = (ROOT / "README.md").read_text()
+    code = next(c for c in re.findall(r"```python\n(.*?)```", readme, re.S) if "all_steps" in c)
+    script = (ROOT / "train_student.py").read_text()
+    place = "    name = config.name"
+    script = script.replace(place, textwrap.indent(code, "    ") + place)
+    script = script.replace("fit(student, loss, ", "fit(student, objective, ")
+    seen = []
+
+    def spy(student_logits, teacher_logits, labels, temperature):
+        seen.append(float(temperature))
+        return common.loss.kd(student_logits, teacher_logits, labels, temperature)
+
+    monkeypatch.setitem(common.loss.SOFT_LOSSES, "spy", spy)
+    names = {"__name__": "annealed"}
+    exec(script, names)
+    published = RESULTS_DIR / "notes" / "teacher-resnet" / "seed-0" / "best.pt"
+    words = ["--teacher", shutil.copy(published, tmp_path), "--loss", "spy", "--temperature", 4]
+    words += ["--data-dir", tiny_data, "--out", tmp_path / "run"]
+    names["main"]([*map(str, [*QUICK, *words])])
+    steps = load(tmp_path / "run" / "last.pt")["network"]["steps"]
+    first, *annealed = seen  # the first is of the trial before
+    assert first == 4 and len(annealed) == steps > 2
+    expected = 4 ** (1 - np.arange(1, len(annealed) + 1) / len(annealed))
+    np.testing.assert_allclose(annealed, expected, rtol=1e-5)
