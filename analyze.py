@@ -184,7 +184,7 @@ def headline(trio: Trio) -> str:
         np.mean([100 * run.right.mean() for run in runs])
         for runs in ([three[0] for three in trio.threes()], trio.baselines, trio.students)
     )
-    taught = trio.taught()
+    taught = trio.students_by_teacher()
     others = {three[0].recipe for three in trio.threes()} - {trio.recipe}
     origin = f" of recipe {', '.join(sorted(others))}" if others else ""
     most = max(taught.values())
@@ -227,7 +227,7 @@ def whose_teacher_is_here(trio: Trio) -> str:
 def share_in_words(share: Estimate, trio: Trio) -> str:
     words = f"{100 * share.value:.0f} % of the gap to the teacher{whose_teacher_is_here(trio)}"
     bounds = f"{100 * share.low:.0f} to {100 * share.high:.0f} %{mark(share)}"
-    if len(trio.taught()) < len(trio.students):
+    if len(trio.students_by_teacher()) < len(trio.students):
         bounds += ", given these teachers"
     return f"{words} (interval {bounds})"
 
@@ -304,7 +304,7 @@ def gain_beside(comparison: Comparison, trio: Trio) -> str:
     words, pairs = signed(claims.gain(trio)), len(trio.students)
     if pairs < len(comparison.groups[trio.recipe, trio.students[0].name]):
         words += f" (n {pairs})"
-    unequal = LOSS_SETTINGS.intersection(comparison.besides_the_loss(trio))
+    unequal = LOSS_SETTINGS.intersection(comparison.unequal_settings(trio))
     return f"{words} (other {', '.join(sorted(unequal))})" if unequal else words
 
 
@@ -312,7 +312,7 @@ def difference_in_words(comparison: Comparison, trio: Trio) -> str:
     """Of two networks that are no baselines of the notes."""
     count = len(trio.students)
     seeds = f"{count} seeds" if count > 1 else "one seed"
-    unequal = ", ".join(comparison.besides_the_loss(trio))
+    unequal = ", ".join(comparison.unequal_settings(trio))
     return (
         f"{trio.students[0].name} − {trio.baselines[0].name}: {signed(claims.gain(trio))} points, "
         f"{seeds}" + (f"; they differ in {unequal}, too" if unequal else "")

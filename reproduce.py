@@ -38,17 +38,18 @@ from common.config import (
     TeacherConfig,
     changes,
     differing,
+    is_finished,
     natural,
     one_of,
     positive_int,
+    read_json,
 )
 from common.data import load
 from common.device import Device, choose_device
 from common.errors import Interrupted, StopSignals, UserError, script
 from common.loss import hard_loss
 from common.models import build
-from common.run import read_json
-from common.train import Trainer, in_words
+from common.train import Trainer, duration
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Job:
 
     @property
     def epochs_left(self) -> int:
-        if (self.folder / "summary.json").exists():
+        if is_finished(self.folder):
             return 0
         try:
             done = len((self.folder / "log.csv").read_text().splitlines()) - 1
@@ -237,10 +238,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 answers = len(data) * Views.of(job.config).met(job.config.epochs)
                 expected += answers * pace[job.teacher.config.arch].answer
             total += expected
-            todo = f"about {in_words(expected)}"
+            todo = f"about {duration(expected)}"
         print(f"  {job.name} seed {job.config.seed}: {todo}")
     print(
-        f"about {in_words(total)} in all, one after the other, by a few steps on this device.\n"
+        f"about {duration(total)} in all, one after the other, by a few steps on this device.\n"
         "Stopped at any time, the same command goes on after the last whole epoch.",
         flush=True,
     )

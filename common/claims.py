@@ -34,7 +34,12 @@ NOTES = {
 
 @dataclass(frozen=True)
 class Trio:
-    """The runs of one experiment: baselines and students paired by seed; all seeds of teachers."""
+    """Runs paired by seed, student by baseline, and all seeds of the teachers.
+
+    Where Comparison.trio is told so, a control or plain distillation stands in the baselines'
+    place, and the students may be baselines of other settings; `experiment` is 0 where it is none
+    of the notes'.
+    """
 
     recipe: str
     experiment: int
@@ -46,7 +51,7 @@ class Trio:
         """Teachers, baselines and students under the names of their rows."""
         return {runs[0].name: runs for runs in (self.teachers, self.baselines, self.students)}
 
-    def taught(self) -> Counter[str | None]:
+    def students_by_teacher(self) -> Counter[str | None]:
         """How many students each teacher has, by the digest that they recorded."""
         return Counter(student.config.get("teacher_sha256") for student in self.students)
 
@@ -238,20 +243,17 @@ def better(trio: Trio) -> list[Part]:
     ]
 
 
-def _mean_class_errors(runs: list[Record]) -> np.ndarray:
-    return np.mean([run.class_errors for run in runs], axis=0)
-
-
 def _mean_correlation(pairs: Iterable[tuple[Record, Record]]) -> float:
     """Of the class errors of two runs."""
     return np.mean([stats.correlation(a.class_errors, b.class_errors) for a, b in pairs])
 
 
 def alike(trio: Trio) -> list[Part]:
-    errors = [_mean_class_errors(runs) for runs in (trio.teachers, trio.baselines)]
+    both = trio.teachers, trio.baselines
+    errors = [np.mean([run.class_errors for run in runs], axis=0) for runs in both]
     matrices = [
         np.mean([stats.confusion(run.labels, run.predicted) for run in runs], axis=0)
-        for runs in (trio.teachers, trio.baselines)
+        for runs in both
     ]
     off_diagonal = ~np.eye(CLASS_COUNT, dtype=bool)
     confusions = stats.correlation(*(matrix[off_diagonal] for matrix in matrices))

@@ -40,7 +40,7 @@ WHERE = ("device", "device_name", "precision", "processes")
 LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
 
 
-def _differ_in_the_loss(control: Record, student: Record) -> bool:
+def _loss_alone_differs(control: Record, student: Record) -> bool:
     """Whether the loss alone is between them, and the control has none or kd of its teacher."""
     if student.role != "student" or differing(control.config, student.config, LOSS_ALONE):
         return False
@@ -65,7 +65,7 @@ def _place(name: str, like: Record) -> Path:
     return like.folder.parent.parent / name / like.folder.name
 
 
-def _command(name: str, like: Record, teacher: Record) -> str:
+def _command(name: str, like: Record, teacher: Record | None = None) -> str:
     """What trains a network of the notes, or the baseline of another small network, of the seed and
     length of `like`, to lie beside it."""
     role, _, arch = name.partition("-")
@@ -76,7 +76,7 @@ def _command(name: str, like: Record, teacher: Record) -> str:
         command += f" --seed {like.seed}"
     if role == "teacher" or (role == "baseline" and arch):
         command += f" --arch {arch}"
-    elif teacher.name == f"teacher-{arch}" and (arch == "cnn" or elsewhere):
+    elif teacher and (arch == "cnn" or elsewhere):
         command += f" --teacher {teacher.folder}"
     usual = RECIPES.get(like.recipe, {}).get("teacher" if role == "teacher" else "small-cnn", {})
     if (epochs := like.config.get("epochs")) and epochs != usual.get("epochs"):
@@ -262,10 +262,10 @@ class Comparison:
         return [
             trio
             for trio in trios
-            if trio and all(_differ_in_the_loss(*pair) for pair in trio.pairs())
+            if trio and all(_loss_alone_differs(*pair) for pair in trio.pairs())
         ]
 
-    def besides_the_loss(self, trio: Trio) -> list[str]:
+    def unequal_settings(self, trio: Trio) -> list[str]:
         """Which settings of the pairs differ, where the loss alone is to be compared."""
         ignored = LOSS_ALONE - {"temperature", "alpha", "soft_weight"}
         if any(run.role == "baseline" for run in (trio.baselines[0], trio.students[0])):
@@ -398,7 +398,7 @@ class Comparison:
     def missing(self) -> list[str]:
         """What an experiment lacks, and the command that makes it."""
         problems = []
-        lent = {  # teachers of another recipe's students
+        teaches_elsewhere = {  # another recipe's students
             teacher.folder
             for (recipe, _), runs in self.groups.items()
             for run in runs
@@ -407,7 +407,7 @@ class Comparison:
         }
         for recipe in self.recipes:
             groups = self.of(recipe)
-            if all(run.folder in lent for runs in groups.values() for run in runs):
+            if all(run.folder in teaches_elsewhere for runs in groups.values() for run in runs):
                 continue
             plain = [own for own in self.own(recipe) if self._plain(recipe, own)]
             other_small = any(self._arch(recipe, own) != BaselineConfig.arch for own in plain)
@@ -431,17 +431,18 @@ class Comparison:
                 if role == "teacher" and all(map(self.teacher_of, taught)):
                     continue  # by teachers of whatever recipe; a student to come, by the default
                 # On a seed that is there: of the teacher that is to be named, else of any network.
-                runs = [*groups.get(f"teacher-{arch}", []), *itertools.chain(*groups.values())]
+                teachers = groups.get(f"teacher-{arch}", [])
+                runs = [*teachers, *itertools.chain(*groups.values())]
                 like = next((run for run in runs if run.folder not in self.lent), runs[0])
                 if (_place(name, like) / "config.json").exists():
                     continue  # a damaged run, and named as such
                 others = self._alone(recipe) if name == "baseline" else []
                 rename = f"call the folder {others[0]} so if it is that, else " if others else ""
-                command = _command(name, like, runs[0])
+                command = _command(name, like, next(iter(teachers), None))
                 problems.append(f"{name} of recipe {recipe} is missing; {rename}{command} makes it")
             problems += [
                 f"{run.folder} has no baseline of its seed and is compared with none; "
-                f"{_command(base, run, run)} makes it"
+                f"{_command(base, run)} makes it"
                 for name, runs in groups.items()
                 if (base := self.baseline_of(recipe, name)) in groups
                 for run in runs
@@ -533,12 +534,12 @@ def gap_recovered(trio: Trio) -> Estimate | None:
     With its interval over the seeds, or of one seed over the test images.
     """
     threes = trio.threes()
-    if len(threes) == 1:
-        return stats.gap_recovered(*(run.right for run in threes[0]))
     right = [[run.right.mean() for run in three] for three in threes]
     teacher, baseline, student = np.reshape(right, (-1, 3)).T
     if not threes or teacher.mean() <= baseline.mean():
         return None
+    if len(threes) == 1:
+        return stats.gap_over_images(*(run.right for run in threes[0]))
     return stats.ratio_over_seeds(student - baseline, teacher - baseline)
 
 

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import os
 import re
@@ -68,6 +69,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether the run in `folder` is complete: its summary is written last. It may be damaged."""
+    return (folder / "summary.json").exists()
+
+
 def differing(a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str]) -> list[str]:
     """Which settings two configurations have otherwise than each other.
 
@@ -76,6 +82,17 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str
     keys = a.keys() | b.keys()
     unequal = {key for key in keys if key not in ignored and (a.get(key) or 0) != (b.get(key) or 0)}
     return sorted(unequal - SIZE if "arch" in unequal else unequal)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError, or ValueError if it holds no such thing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    return content
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:

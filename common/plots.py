@@ -96,7 +96,7 @@ def _curve(
         axes.fill_between(
             table.index, table.min(axis=1), table.max(axis=1), color=color, alpha=0.15
         )
-    return mean
+    return mean.to_numpy()
 
 
 def _from_the_start_of_interest(panels: Sequence[Axes], curves: Sequence[np.ndarray]) -> None:
@@ -147,7 +147,7 @@ def curves(recipe: str, groups: Groups) -> Figure:
         for axes, column in (
             (train, "train_accuracy"), (held_out, "val_accuracy"), (test, "test_accuracy"),
         ):  # fmt: skip
-            drawn[axes].append(_curve(axes, runs, column, color, line).to_numpy())
+            drawn[axes].append(_curve(axes, runs, column, color, line))
         for axes, column in ((held_out, "val_accuracy"), (test, "test_accuracy")):
             for run in runs:
                 row = run.log.loc[run.log[column].idxmax()]
@@ -188,13 +188,15 @@ def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
     figure = _figure(6 * abreast, 2.6 * rows + 0.5)
     panels = figure.subplots(rows, 2 * abreast, squeeze=False).reshape(-1, 2)
     lines, handles = [], {}
-    for (loss, held_out), (name, others) in zip(panels, beside.items(), strict=False):
-        for each in (*others, name):
-            style = STYLES.get(each, OWN_STYLES[0])  # plain distillation by one's own teacher
-            color, line, _ = Style("black", "-", "") if each == name else style
+    others = dict.fromkeys(itertools.chain(*beside.values()))
+    own = (name for name in others if name not in STYLES)  # baselines, plain distillation
+    styles = STYLES | dict(zip(own, itertools.cycle(OWN_STYLES[::3]), strict=False))  # not black
+    for (loss, held_out), (name, those) in zip(panels, beside.items(), strict=False):
+        for each in (*those, name):
+            color, line, _ = Style("black", "-", "") if each == name else styles[each]
             label = "the network of the title" if each == name else each
             _curve(loss, groups[each], "train_loss", color, line, label)
-            lines.append(_curve(held_out, groups[each], "val_accuracy", color, line).to_numpy())
+            lines.append(_curve(held_out, groups[each], "val_accuracy", color, line))
         _tidy(loss, name, "epoch", "training loss, as minimised")
         _logarithmic(loss)
         _tidy(held_out, "", "epoch", "held-out accuracy (%)")
@@ -219,7 +221,7 @@ def headline(recipes: dict[str, Groups]) -> Figure:
         lines, styles = [], _styles(groups)
         for name, runs in groups.items():
             color, line, _ = styles[name]
-            lines.append(_curve(axes, runs, "test_accuracy", color, line, name).to_numpy())
+            lines.append(_curve(axes, runs, "test_accuracy", color, line, name))
         _from_the_start_of_interest([axes], lines)
         _tidy(axes, f"Recipe {recipe}", "epoch", "test accuracy (%)")
         axes.legend(fontsize=9, loc="lower right")

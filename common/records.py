@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from common import stats
-from common.config import FREE, LOG_COLUMNS, NAME, SIZE, WARNED, differing
+from common.config import FREE, LOG_COLUMNS, NAME, SIZE, WARNED, differing, is_finished, read_json
 
 CLASS_COUNT = 10
 # Order of the rows and of the colours; runs of other names come after these.
@@ -42,9 +42,9 @@ IF_THERE = {
 }  # fmt: skip
 # What runs of one name may have otherwise than each other: everything else in config.json is a
 # setting, and a table row that mixes settings says so.
-# The number of processes is one: batch norm normalises by a process's part of a batch.
-NOT_SETTINGS = FREE | WARNED - {"processes"}
-NOT_SETTINGS |= {"seed", "teacher_sha256", "compile", "precision", "name"}
+# The number of processes counts as a setting: batch norm normalises by a process's part of a batch.
+NOT_SETTINGS = FREE | WARNED | {"seed", "teacher_sha256", "compile", "precision", "name"}
+NOT_SETTINGS -= {"processes"}
 # What a student has besides, or otherwise than, a baseline.
 LOSS_SETTINGS = {"role", "temperature", "alpha", "soft_weight", "loss"}
 
@@ -179,11 +179,10 @@ def read(folder: Path) -> Record:
     """One run folder. Raises Unreadable, naming file and line, for a missing or malformed file."""
     config = _read_json(folder / "config.json")
     try:
-        _check(config, SETTINGS)
+        known = {key: kind for key, kind in IF_THERE.items() if config.get(key) is not None}
+        _check(config, SETTINGS | known)
         if config["role"] not in ("teacher", "baseline", "student"):
             raise ValueError(f"its role is {config['role']!r}")
-        known = {key: kind for key, kind in IF_THERE.items() if config.get(key) is not None}
-        _check(config, known)
         if not all(isinstance(change, dict) for change in config.get("resumed_with") or ()):
             raise ValueError("resumed_with is no list of changes")
         recipe, seed = config["recipe"], config["seed"]
@@ -197,12 +196,13 @@ def read(folder: Path) -> Record:
                 raise ValueError(f"{word!r} is no name for a recipe or a network")
     except ValueError as error:
         raise Foreign(f"{folder / 'config.json'}: not a run's settings ({error})") from error
-    record = Record(folder, recipe, name, seed, config, pd.DataFrame(columns=LOG_COLUMNS), False)
-    if not (folder / "summary.json").exists():
+    if not is_finished(folder):
+        log = pd.DataFrame(columns=LOG_COLUMNS)
         if (folder / "log.csv").exists():  # else its first epoch is not done yet
-            record = dataclasses.replace(record, log=_read_log(folder / "log.csv"))
-        return record
-    record = dataclasses.replace(record, complete=True, **read_results(folder, config["epochs"]))
+            log = _read_log(folder / "log.csv")
+        return Record(folder, recipe, name, seed, config, log, complete=False)
+    results = read_results(folder, config["epochs"])
+    record = Record(folder, recipe, name, seed, config, complete=True, **results)
     found, logged = 100 * record.right.mean(), record.best_row["test_accuracy"]
     if not math.isclose(found, logged, abs_tol=0.01):
         raise Unreadable(
@@ -237,23 +237,20 @@ def _check(config: dict[str, Any], types: dict[str, type | tuple[type, ...]]) ->
             raise ValueError(f"its {key} is {value!r}")
         if isinstance(value, NUMBER) and not 0 <= value < 1e15:
             raise ValueError(f"its {key} is {value!r}")
-    for key in (SIZE | {"epochs"}) & types.keys():
+    for key in SIZE | {"epochs"}:
         if config[key] == 0:
             raise ValueError(f"its {key} is 0")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError as error:
         raise Unreadable(f"{path}: missing") from error
     except json.JSONDecodeError as error:
         raise Unreadable(f"{path}, line {error.lineno}: {error.msg}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise Unreadable(f"{path}: {error}") from error
-    if not isinstance(content, dict):
-        raise Unreadable(f"{path}: not a JSON object")
-    return content
 
 
 def _read_log(path: Path) -> pd.DataFrame:
@@ -345,7 +342,7 @@ def inconsistencies(records: list[Record]) -> list[str]:
     return problems
 
 
-def in_words(a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str] = ()) -> str:
+def in_words(a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str]) -> str:
     """In which settings two configurations differ."""
     return ", ".join(
         f"{key}: {a.get(key)!r} and {b.get(key)!r}" for key in differing(a, b, ignored)

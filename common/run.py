@@ -40,6 +40,8 @@ from common.config import (
     StudentConfig,
     changes,
     differing,
+    is_finished,
+    read_json,
 )
 from common.device import together
 from common.errors import UserError, warn
@@ -143,17 +145,6 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises OSError, or ValueError if it holds no such thing."""
-    try:
-        content = json.loads(path.read_text())
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(content, dict):
-        raise ValueError("it holds no settings")
-    return content
-
-
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -193,11 +184,11 @@ def find_teachers(config: StudentConfig) -> list[Path]:
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
     by_seed = sorted(published.glob("seed-*"), key=lambda path: (len(path.name), path.name))
-    if (own / "config.json").exists() and not (own / "summary.json").exists():
+    if (own / "config.json").exists() and not is_finished(own):
         warn(f"{own} is not finished: another teacher is taken")
     for folder in (own, published / own.name, *by_seed):
         # A teacher still in training has a best.pt too, but not yet its final one.
-        if (folder / "best.pt").exists() and (folder / "summary.json").exists():
+        if (folder / "best.pt").exists() and is_finished(folder):
             return [folder / "best.pt"]
     raise UserError(
         "no teacher",
@@ -217,8 +208,7 @@ def read_teacher(path: Path) -> Teacher:
         content = load(path)
         if file_digest(path) != digest:
             raise ValueError("it was replaced while it was read: its run still goes on")
-        unfinished = not (path.parent / "summary.json").exists()
-        if unfinished and (path.parent / "config.json").exists():
+        if (path.parent / "config.json").exists() and not is_finished(path.parent):
             raise ValueError("its training is not finished: go on with it first")
         if not {"arch", "role", "weights"} <= content.keys():
             raise ValueError("it is not the best.pt of a run")
@@ -248,7 +238,7 @@ def read_teacher(path: Path) -> Teacher:
         why = str(error)
         if isinstance(error, FileNotFoundError):
             why = "there is no such file"
-            if (path.parent / "summary.json").exists():
+            if is_finished(path.parent):
                 why += ", though its run is here: few of the published ones are with their weights"
         raise UserError(
             f"cannot use {path} as the teacher",
@@ -343,7 +333,8 @@ class Run:
 
     def _resume(self, present: Sequence[str]) -> None:
         damage = self._damage() if self.complete else ""
-        if damage or not self.complete:
+        whole = self.complete and not damage
+        if not whole:
             self.checkpoint = self._last_good_checkpoint()
         if self.checkpoint:
             recorded, epoch = self.checkpoint["config"], self.checkpoint["epoch"]
@@ -366,7 +357,7 @@ class Run:
                 "put that file back, or use --overwrite for --resume to start again",
             )
         made_from_checkpoint = [name for name in present if name != "config.json"]
-        if made_from_checkpoint and not self.complete:
+        if made_from_checkpoint and not whole:
             raise UserError(
                 f"no checkpoint in {self.folder}",
                 f"it holds {', '.join(made_from_checkpoint)} of a run, but nothing to go on from",
@@ -448,11 +439,7 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether there is a summary, which is written last, and is one."""
-        try:
-            return "epochs" in read_json(self.folder / "summary.json")
-        except (OSError, ValueError):
-            return False
+        return is_finished(self.folder)
 
     @property
     def resume_command(self) -> str:

@@ -23,7 +23,7 @@ from common.config import Config
 from common.device import Device, progress, together
 from common.errors import Interrupted, StopSignals, UserError, warn
 from common.loss import Loss
-from common.run import Run
+from common.run import Follower, Run
 
 # What to do then.
 DIVERGED = "try a lower --lr, a student's --soft-weight lower, a --warmup, or --precision float32"
@@ -31,6 +31,8 @@ DIVERGED = "try a lower --lr, a student's --soft-weight lower, a --warmup, or --
 # variables have then: what changes from step to step is to be a buffer of the network, changed in
 # place, which the warm-up before the recording and a resume give back as it was.
 Objective = Callable[[Tensor, Batch], Loss]
+# f(index, view, stop): told the order and the views of each epoch before it begins.
+BeforeEpoch = Callable[[Tensor, Tensor, StopSignals], None]
 
 
 def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
@@ -49,10 +51,6 @@ def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
         rising = (step + 1) / (total * config.warmup)
         factor = torch.where(done < config.warmup, rising.clamp(max=1), factor)
     return config.lr * factor
-
-
-# f(index, view, stop): told the order and the views of each epoch before it begins.
-BeforeEpoch = Callable[[Tensor, Tensor, StopSignals], None]
 
 
 def seed_draws(seed: int, epoch: int, rank: int) -> None:
@@ -104,6 +102,9 @@ class Trainer:
         self._nan = torch.full((), torch.nan, device=device.type)  # where there is no soft loss
         self._one = torch.ones((), device=device.type)
         self._graphs: dict[int, Callable[[Batch], None]] = {}
+
+    def state(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state(self, checkpoint: dict[str, Any]) -> None:
         try:
@@ -287,7 +288,7 @@ def fit(
     objective: Objective,
     data: Dataset,
     config: Config,
-    run: Run,
+    run: Run | Follower,
     device: Device,
     before_epoch: BeforeEpoch | None = None,
 ) -> None:
@@ -321,13 +322,14 @@ def fit(
                     weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
                     best = {"epoch": epoch, "val_accuracy": row["val_accuracy"]}
                     best |= {"weights": weights} | last
-                run.save_checkpoint(_checkpoint(trainer, rows, best, last, run))
+                progressed = {"epoch": epoch, "rows": rows, "best": best, "last": last}
+                run.save_checkpoint(trainer.state() | progressed | {"config": run.settings})
                 run.save_log(rows)
                 if improved:
                     run.save_best(best["weights"], epoch, best["val_accuracy"])
                 _print_epoch(row, config.epochs)
                 if begun == epoch < config.epochs:
-                    to_go = in_words((config.epochs - epoch) * row["seconds"])
+                    to_go = duration((config.epochs - epoch) * row["seconds"])
                     print(f"at this pace {to_go} to go", flush=True)
             stop.check()
         except Interrupted:
@@ -395,18 +397,6 @@ def _run_epoch(
     return row, logits
 
 
-def _checkpoint(trainer: Trainer, rows: list, best: dict, last: dict, run: Run) -> dict[str, Any]:
-    return {
-        "epoch": len(rows),
-        "network": trainer.network.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "rows": rows,
-        "best": best,
-        "last": last,
-        "config": run.settings,
-    }
-
-
 def summarise(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any]:
     """What summary.json holds; epochs count from 1, accuracies are in percent."""
     test = [row["test_accuracy"] for row in rows]
@@ -424,7 +414,7 @@ def summarise(rows: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _announce(run: Run, device: Device) -> None:
+def _announce(run: Run | Follower, device: Device) -> None:
     print(
         f"{run.settings['name']}: {run.settings['arch']}, "
         f"{run.settings['parameters']:,} parameters, "
@@ -448,7 +438,7 @@ def _print_epoch(row: dict[str, Any], epochs: int) -> None:
     )
 
 
-def in_words(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration, in the unit that a reader would choose."""
     minutes = round(seconds / 60)
     if seconds < 90:

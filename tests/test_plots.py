@@ -235,11 +235,13 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
     fake.write_experiment(tmp_path, 2, **SMALL)
     for name in ("student-mine", "baseline-long", "teacher-resnet-mine"):
         fake.write_run(tmp_path, name, 0, teacher_sha256="teacher-resnet-0", **SMALL)
-    for name in ("student-tiny", "baseline-tiny"):
-        taught = {"teacher_sha256": "teacher-resnet-0"} if name == "student-tiny" else {}
+    for name in ("student-resnet-tiny", "student-resnet-mine-tiny", "baseline-tiny"):
+        taught = {"teacher_sha256": "teacher-resnet-0"} if "student" in name else {}
+        if "mine" in name:
+            taught["loss"] = "mine"
         fake.write_run(tmp_path, name, 0, arch="tiny", parameters=9, **taught, **SMALL)
     comparison = compare.Comparison(records.read_all(tmp_path)[0])
-    assert comparison.besides_the_baseline("notes", "student-tiny") == []  # on baseline-tiny
+    assert comparison.besides_the_baseline("notes", "student-resnet-tiny") == []  # on baseline-tiny
     (differs,) = comparison.besides_the_baseline("notes", "baseline-tiny")
     assert differs == "arch: 'small-cnn' and 'tiny'"  # which says that its size differs
     groups = comparison.of("notes")
@@ -248,7 +250,8 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
         "baseline-long": ["baseline"],
         "baseline-tiny": ["baseline"],
         "student-mine": ["baseline", "student-resnet"],
-        "student-tiny": ["baseline-tiny"],
+        "student-resnet-mine-tiny": ["baseline-tiny", "student-resnet-tiny"],
+        "student-resnet-tiny": ["baseline-tiny"],
         "teacher-resnet-mine": ["teacher-resnet"],
     }
     figure = plots.own_curves(groups, own)
@@ -260,6 +263,8 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
             assert len(axes.lines) == len(others) + 1
             mean = np.mean([run.log[column] for run in groups[name]], axis=0)
             assert axes.lines[-1].get_ydata() == pytest.approx(mean)
+            drawn = {(line.get_color(), str(line.get_linestyle())) for line in axes.lines}
+            assert len(drawn) == len(others) + 1  # each in its own way
     assert not any(axes.axison for axes in panels)
     assert "bands: lowest to highest" in figure.legends[0].get_title().get_text()
     first = {name: runs[:1] for name, runs in groups.items()}

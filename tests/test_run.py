@@ -413,7 +413,7 @@ def test_random_bytes_are_a_line_or_made_again(folders, name, content):
             assert "\n" not in str(error) and error.exit_code == 2
             assert name == "config.json" and (folder / "summary.json").exists()
         finally:
-            (folder / name).unlink()
+            (folder / name).unlink(missing_ok=True)
             for each in before:
                 (folder / each).write_bytes(before[each])
 

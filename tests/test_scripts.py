@@ -29,7 +29,7 @@ from common.errors import UserError
 from common.loss import SOFT_LOSSES
 from common.models import NETWORKS, Normalize, build
 from common.run import load
-from common.train import in_words
+from common.train import duration
 from conftest import ROOT, only_line, run_script
 
 SCRIPTS = ("train_teacher.py", "train_baseline.py", "train_student.py", "analyze.py")
@@ -218,7 +218,7 @@ def test_what_is_printed(runs):
             shares = r"train \d+\.\d\d held-out \d+\.\d\d test \d+\.\d\d %"
             assert re.fullmatch(rf"  {epoch}/3 {loss}, {shares}, \d+\.\d s", line)
         log = pd.read_csv(folder / name / "seed-3" / "log.csv")
-        to_go = f"at this pace {in_words(2 * log['seconds'][0])} to go"
+        to_go = f"at this pace {duration(2 * log['seconds'][0])} to go"
         assert lines[lines.index(to_go) - 1].startswith("  1/3 ") and text.count("to go") == 1
         end = "\n".join(lines[-3:])
         assert "chosen on held-out images" in end and "at the last epoch" in end

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import stats
+from common import compare, stats
 from common.stats import Estimate
 
 
@@ -168,14 +169,14 @@ def test_gap_recovered_by_hand():
     baseline = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0.0])
     student = np.array([1, 1, 1, 1, 0, 0, 1, 0, 0, 0.0])
     right = (array == 1 for array in (teacher, baseline, student))
-    assert stats.gap_recovered(*right).value == pytest.approx(1 / 4)
+    assert stats.gap_over_images(*right).value == pytest.approx(1 / 4)
 
 
 def test_the_interval_of_the_gap_recovered_is_scipys_bootstrap(generator):
     hard = generator.random(600)
     teacher, baseline = hard > 0.1, hard > 0.3
     student = np.where(generator.random(600) < 0.5, teacher, baseline)
-    estimate = stats.gap_recovered(teacher, baseline, student)
+    estimate = stats.gap_over_images(teacher, baseline, student)
 
     def ratio(t, b, s, axis):
         return (s.mean(axis) - b.mean(axis)) / (t.mean(axis) - b.mean(axis))
@@ -189,13 +190,14 @@ def test_the_interval_of_the_gap_recovered_is_scipys_bootstrap(generator):
 
 def test_no_gap_to_recover_where_the_teacher_is_not_better():
     low, high = np.array([True, False, False]), np.array([True, True, False])
-    assert stats.gap_recovered(low, high, high) is None
-    assert stats.gap_recovered(high, high, low) is None
+    for three in ((low, high, high), (high, high, low)):
+        runs = [SimpleNamespace(right=right) for right in three]
+        assert compare.gap_recovered(SimpleNamespace(threes=lambda runs=runs: [runs])) is None
 
 
 def test_a_gap_that_may_be_none_has_no_interval():
     none = np.zeros(100, bool)
-    estimate = stats.gap_recovered(np.arange(100) == 0, none, none)
+    estimate = stats.gap_over_images(np.arange(100) == 0, none, none)
     assert estimate.over == "images"
     assert estimate.value == 0 and math.isnan(estimate.low) and math.isnan(estimate.high)
 

@@ -22,7 +22,7 @@ from common.models import Normalize, build, freeze, plain_cnn
 from common.remember import Ensemble, RememberedLogits
 from common.run import describe, open_run
 from common.run import load as load_file
-from common.train import Trainer, fit, in_words, learning_rates, measure, seed_draws
+from common.train import Trainer, duration, fit, learning_rates, measure, seed_draws
 from conftest import equal, quick_config
 
 
@@ -646,5 +646,5 @@ def test_the_tiny_data_set_is_learned_in_either_precision(dataset, tmp_path, pre
 
 
 def test_times_in_words():
-    assert in_words(20.4) == "20 s" and in_words(600) == "10 min"
-    assert in_words(2 * 3600 + 240) == "2 h 4 min"
+    assert duration(20.4) == "20 s" and duration(600) == "10 min"
+    assert duration(2 * 3600 + 240) == "2 h 4 min"
