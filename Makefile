@@ -24,7 +24,7 @@ setup: .venv/installed  ## virtual environment in .venv, and the data set, found
 	@echo 'installing the packages of requirements.lock into .venv (about 6 GB: torch brings CUDA)'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile \
 	  -r requirements.lock
-	@$(PY) -m compileall -qq -j 0 .venv/lib || true # on all cores; some of torch is for newer Pythons
+	@$(PY) -m compileall -qq -j 0 -x /tests/ .venv/lib || true # on all cores; some of torch is for newer Pythons
 	@touch $@
 
 reproduce: setup  ## train every network on the real data, then write the report
