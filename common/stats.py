@@ -163,18 +163,18 @@ def reliability(
     )
 
 
-def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean |accuracy − confidence| over bins of equal mass, in percent (Nguyen, O'Connor 2015)."""
-    confidence, accuracy, sizes = reliability(logits, labels, bins)
+    confidence, accuracy, sizes = reliability(logits, labels)
     return 100 * np.average(np.abs(accuracy - confidence), weights=sizes)
 
 
-def chance_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+def chance_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     """About what that error would be, in percent, of a network whose confidences are all true.
 
     Only by how many of so few images it happens to get right, normally distributed.
     """
-    confidence, _, sizes = reliability(logits, labels, bins)
+    confidence, _, sizes = reliability(logits, labels)
     deviation = np.sqrt(confidence * (1 - confidence) / sizes)
     return 100 * np.average(np.sqrt(2 / np.pi) * deviation, weights=sizes)
 
