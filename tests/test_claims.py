@@ -267,6 +267,22 @@ def test_c2_compares_swings_of_the_changes():
         assert value == pytest.approx(np.mean(logs), abs=0.006 if "hard" in column else None)
 
 
+def test_c2_knows_no_unit_of_loss():
+    trio = fake.trio(3)
+    before = claims.steadier(trio)[0]
+    for run in trio.students:
+        run.log[["train_loss", "train_hard_loss"]] *= 3
+    after = claims.steadier(trio)[0]
+    assert after.estimate.value == pytest.approx(before.estimate.value)
+    assert after.aside == before.aside and "blind to the loss's descent" in after.aside
+
+
+def test_c2_has_no_value_where_a_baseline_stands_still():
+    trio = fake.trio(2)
+    trio.baselines[1].log["val_accuracy"] = 90.0
+    assert np.isnan(claims.steadier(trio)[1].estimate.value)
+
+
 def test_c4_correlates_the_mean_errors_of_all_teachers_and_all_baselines():
     trio = fake.trio(3, teacher={"noise": 0.02}, noise=0.02)
     rates = [
@@ -294,8 +310,9 @@ def test_c8_compares_what_comes_before_the_change_but_for_the_start_with_what_co
         before, after = curve[5:29], curve[29:]
         rises.append(after.mean() - before.mean())
         calms.append(np.log(after.diff().std() / before.diff().std()))
-    where, rise, calm = (part.estimate for part in claims.settles(trio))
-    assert where.value == 30
+    parts = claims.settles(trio)
+    where, rise, calm = (part.estimate for part in parts)
+    assert where.value == 30 and parts[0].claimed == (25, 35)
     assert rise.value == pytest.approx(np.mean(rises))
     assert calm.value == pytest.approx(np.mean(calms))
 
