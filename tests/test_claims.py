@@ -248,6 +248,8 @@ def test_c1_counts_epochs_to_the_level_that_both_reach():
     (epochs, *_, p, _), (area, *_) = (part.estimate for part in claims.faster(trio))
     assert p < 1  # two seeds that agree: the spread is that of whole epochs
     assert epochs == 3 and area == pytest.approx((5 + 5 + 3 + 2 + 5) / 10)
+    # The baseline is at 89 in epoch 5, the student at 90 in epoch 3.
+    assert beside(claims.faster(trio)[0], "at 1 point below its own final level") == 2
     swapped = claims.Trio("notes", 2, trio.teachers, trio.students, trio.baselines)
     assert claims.faster(swapped)[0].estimate.value == -3
 
