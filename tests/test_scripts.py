@@ -154,18 +154,23 @@ def test_a_script_trains_as_a_plain_loop_with_its_settings(
     optimizer = torch.optim.SGD(
         network.parameters(), lr=1, momentum=0.8, nesterov=True, weight_decay=0.01
     )
+    images_seen, sums = 0, np.zeros(3)  # of the last epoch
     for step in range(16):
         epoch, place = 1 + step // 8, slice(step % 8 * 32, (step % 8 + 1) * 32)
         rate = 0.015 * (1 + math.cos(math.pi * (step - 4) / 12)) if step > 4 else 0.03
         optimizer.param_groups[0]["lr"] = min(rate, 0.03 * (step + 1) / 4)  # 4 steps of warm-up
         batch = data.batch(*(part[place] for part in data.epoch(6, epoch)))
         logits = network(batch.images)
-        value = functional.cross_entropy(logits, batch.labels, label_smoothing=0.2)
+        hard = value = functional.cross_entropy(logits, batch.labels, label_smoothing=0.2)
         if loss:
             with torch.no_grad():
                 answers = resnet(batch.images)
             soft = SOFT_LOSSES[loss](logits, answers, batch.labels, 3.0)
-            value = 0.7 * value + 0.3 * 2 * soft
+            value = 0.7 * hard + 0.3 * 2 * soft
+        if epoch == 2:
+            right = 100 * (logits.argmax(1) == batch.labels).float().mean()
+            sums += len(batch.labels) * np.array([part.item() for part in (value, hard, right)])
+            images_seen += len(batch.labels)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -175,6 +180,9 @@ def test_a_script_trains_as_a_plain_loop_with_its_settings(
 
     row = pd.read_csv(tmp_path / "log.csv").iloc[-1]
     assert row["lr"] == pytest.approx(optimizer.param_groups[0]["lr"])
+    logged = row[["train_loss", "train_hard_loss", "train_accuracy"]].to_list()
+    assert images_seen == len(data) and logged == pytest.approx(sums / len(data), rel=1e-4)
+    assert row["images_per_second"] > len(data) / row["seconds"]  # without the evaluation
     _, held_out = common.data.split(arrays.train_labels)
     with np.load(tmp_path / "predictions.npz") as file:
         predictions = dict(file)
