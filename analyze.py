@@ -474,7 +474,7 @@ def blocks(
                 f"curves-{recipe}",
                 plots.curves(recipe, known),
                 "Training loss, its hard and soft parts, and accuracies by epoch of the notes' "
-                f"networks, recipe {recipe}. Accuracies of the first epochs are below the frames.",
+                f"networks, recipe {recipe}. A curve may begin below its frame.",
             )
         if own := comparison.drawn_beside(recipe):
             yield Picture.of(
