@@ -185,7 +185,7 @@ def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
     """Training loss and held-out accuracy of each network in `beside`, with those it names."""
     abreast = min(2, len(beside))
     rows = math.ceil(len(beside) / abreast)
-    figure = _figure(6 * abreast, 2.6 * rows + 0.5)
+    figure = _figure(6 * abreast, 2.8 * rows + 0.7)
     panels = figure.subplots(rows, 2 * abreast, squeeze=False).reshape(-1, 2)
     lines, handles = [], {}
     others = dict.fromkeys(itertools.chain(*beside.values()))
