@@ -21,7 +21,7 @@ from common.batches import Dataset, Views
 from common.config import Parser
 from common.data import load
 from common.errors import UserError, script
-from common.models import build
+from common.models import build, freeze
 from common.records import Unreadable, read
 from common.run import file_digest
 from common.run import load as load_checkpoint
@@ -45,11 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             run = read(folder)
             best = load_checkpoint(folder / "best.pt")
-            network = build(best["arch"]).eval()
+            network = build(best["arch"])
             network.load_state_dict(best["weights"])
         except (Unreadable, OSError, ValueError, KeyError, RuntimeError) as error:
             what = f"cannot use {folder / 'best.pt'}"
             raise UserError(what, str(error)[:200], "name runs with their weights") from error
+        freeze(network)
         figures = []
         for images, labels in parts:
             plain, mirrored = logits(network, images), logits(network, images.flip(3))
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def logits(network: torch.nn.Module, images: Tensor) -> Tensor:
     """(N, 10) float32 of images (N, 1, 28, 28) uint8."""
     with torch.no_grad():
-        return torch.cat([network(chunk) for chunk in images.split(500)])
+        return torch.cat([network(chunk) for chunk in images.split(250)])
 
 
 if __name__ == "__main__":
