@@ -195,6 +195,8 @@ def test_accuracy_stands_against_size_and_compute_the_notes_beside(trio):
         aside = place[size, name] / trio.groups()[name][0].config["parameters"]
         expected = (pytest.approx(parameters * aside), accuracy)
         assert (point.get_xdata()[0], point.get_ydata()[0]) == expected
+    of_best = plots.cost("best", trio.groups()).axes[0].lines
+    assert [line.get_label() for line in of_best] == list(trio.groups())  # theirs are far below
 
 
 def test_the_gallery_shows_the_first_images_on_which_the_two_differ(trio):
