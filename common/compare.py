@@ -398,17 +398,12 @@ class Comparison:
     def missing(self) -> list[str]:
         """What an experiment lacks, and the command that makes it."""
         problems = []
-        teaches_elsewhere = {  # another recipe's students
-            teacher.folder
-            for (recipe, _), runs in self.groups.items()
-            for run in runs
-            for teacher in self.members(run)
-            if teacher.recipe != recipe
-        }
+        runs = itertools.chain(*self.groups.values())
+        teach = {teacher.folder for run in runs for teacher in self.members(run)}
         for recipe in self.recipes:
             groups = self.of(recipe)
-            if all(run.folder in teaches_elsewhere for runs in groups.values() for run in runs):
-                continue
+            if all(run.folder in teach for runs in groups.values() for run in runs):
+                continue  # they are here for another recipe's students
             plain = [own for own in self.own(recipe) if self._plain(recipe, own)]
             other_small = any(self._arch(recipe, own) != BaselineConfig.arch for own in plain)
             begun = [

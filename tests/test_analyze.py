@@ -27,7 +27,7 @@ from common import claims, compare, config, plots, records, stats
 from common.config import LOG_COLUMNS, RESULTS_DIR
 from common.data import load as load_data
 from common.errors import UserError
-from common.page import Picture, Text, to_bytes
+from common.page import Picture, Table, Text, to_bytes
 from common.stats import Estimate
 from conftest import ROOT, only_line, run_script
 
@@ -403,6 +403,7 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     )
     page = (out / "report.md").read_text()
     assert "gain on a control" not in page
+    assert "− student-resnet:" not in page  # a table says it there
     for name, words in (
         ("student-mine", rf"{re.escape(f'{gain:+.2f}')} \[[^|]*\] \| [^|]*precision: "),
         ("student-warm", r"[^|]* \(other soft_weight, temperature\) \| – \|"),
@@ -415,13 +416,14 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
 def test_a_gain_on_a_baseline_of_other_settings_is_marked(small, undrawn, capsys):
     change(small / "notes" / "student-resnet" / "seed-1" / "config.json", lr=0.05)
     fake.write_run(small, "student-mine", 0, teacher_sha256="teacher-resnet-0", **SMALL)
+    fake.write_run(small, "student-slow", 0, teacher_sha256="teacher-resnet-0", lr=0.05, **SMALL)
     assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 1
     lines = capsys.readouterr().out.splitlines()
     marked = [line.split()[0] for line in lines if line.endswith("‡")]
     told = [line for line in lines if "‡ it differs from its baseline" in line]
-    assert marked == ["student-resnet"] and len(told) == 1
+    assert marked == ["student-resnet", "student-slow"] and len(told) == 1
     page = (small.parent / "out" / "report.md").read_text()
-    assert len(re.findall(r"^\| student-\w+ \|.*‡ \|", page, re.MULTILINE)) == 1
+    assert re.findall(r"^\| (student-\w+) \|.*‡ \|", page, re.MULTILINE) == marked
     words = r"student-resnet differs from the baseline in lr: 0\.\d+ and 0\.05 \(seed 1\)"
     assert len(re.findall(rf"^- {words}$", page, re.MULTILINE)) == 1
 
@@ -815,6 +817,14 @@ def test_networks_of_the_notes_that_were_not_trained_as_the_recipe_says_are_name
     named = "teacher-resnet, baseline, student-resnet, baseline-tiny, student-resnet-mine"
     assert f"notes: {named} (epochs: 50 and 16)" in page  # a short look: so are those of one's own
     assert re.search(r"^\| baseline-other \|.* lr: 0.08 and 0.05 \|$", page, re.MULTILINE)
+    for seed in range(2):
+        change(small / "notes" / "student-resnet" / f"seed-{seed}" / "config.json", temperature=9.0)
+    reported(small)
+    words = "student-resnet (epochs: 50 and 16, temperature: 4.0 and 9.0)"
+    assert (
+        f"not the settings of recipe notes: {words}"
+        in (small.parent / "out" / "report.md").read_text()
+    )
 
 
 def test_the_claims_about_the_teacher_are_of_all_its_seeds(tmp_path):
@@ -926,7 +936,15 @@ def test_a_baseline_of_another_name_is_to_be_renamed(small, undrawn, capsys):
     assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 1
     printed = capsys.readouterr()
     assert "baseline of recipe notes is missing; call the folder base so if" in printed.err
+    assert printed.err.count("call the folder") == 1  # student-resnet is missing, too
     assert "plain − base: " in printed.out and "base − plain" not in printed.out
+
+
+def test_a_network_of_ones_own_trained_alone_wants_a_baseline(tmp_path, reported):
+    fake.write_run(tmp_path / "runs", "baseline-smoothed", 0, **SMALL)
+    code, _, errors = reported(tmp_path / "runs")
+    words = "baseline of recipe notes is missing; call the folder baseline-smoothed so if"
+    assert code == 1 and words in errors
 
 
 def test_a_lent_teacher_is_not_what_a_missing_network_is_to_be_like(tmp_path, reported):
@@ -1519,10 +1537,52 @@ def test_a_share_of_a_gap_that_may_be_none_is_no_number(undrawn, monkeypatch, sh
 
 
 @pytest.mark.parametrize("images", [np.zeros((2000, 28, 28), np.uint8), None])
-def test_the_gallery_is_there_where_the_images_are(undrawn, images):
-    blocks = analyze.difference_blocks(fake.trio(2), images)
-    shown = {block.name for block in blocks if isinstance(block, Picture)}
-    assert ("gallery-notes-2" in shown) == (images is not None)
+def test_the_gallery_is_there_where_the_images_are(small, reported, monkeypatch, images):
+    monkeypatch.setattr(analyze, "test_images", lambda _: images)
+    reported(small)
+    page = (small.parent / "out" / "report.md").read_text()
+    assert ("gallery-notes-2.png" in page) == (images is not None)
+    assert ("The gallery of images is left out" in page) == (images is None)
+
+
+def test_images_are_counted_by_who_is_right(undrawn):
+    """And what that says is beside the right ones; by chance: with the next seed's baseline."""
+    trio = fake.trio(3, student={"errors": 0.7 * fake.ERRORS})
+    blocks = analyze.difference_blocks(trio, None)
+    tables = {block.caption: block.rows for block in blocks if isinstance(block, Table)}
+    by_kind = {tuple(row[:3]): row[3:] for row in tables[
+        "Test images by who is right, all seeds whose teacher is here"]}  # fmt: skip
+    assert len(by_kind) == 8
+    said = {kind: words for kind, (*_, words) in by_kind.items() if words}
+    assert said == {
+        ("right", "wrong", "right"): "gained, as the teacher",
+        ("wrong", "right", "wrong"): "lost, as the teacher",
+        ("right", "right", "wrong"): "lost, unlike the teacher",
+        ("wrong", "wrong", "right"): "gained, unlike the teacher",
+    }
+    right = [[run.right for run in runs] for runs in (trio.teachers, trio.baselines, trio.students)]
+    for kind, (share, by_chance, _) in by_kind.items():
+        of = [[is_right == (word == "right") for is_right in runs]
+              for word, runs in zip(kind, right, strict=True)]  # fmt: skip
+        other = np.roll([run == (kind[2] == "right") for run in right[1]], -1, axis=0)
+        assert share == f"{100 * np.logical_and.reduce(of).mean():.2f} %"
+        assert by_chance == f"{100 * (of[0] & np.array(of[1]) & other).mean():.2f} %"
+
+    seeds = tables["Student against baseline, seed by seed"]
+    for seed, (base, student) in enumerate(zip(*right[1:], strict=True)):
+        only = [(base & ~student).sum(), (student & ~base).sum()]
+        p = scipy.stats.binomtest(only[0], sum(only)).pvalue
+        words = [f"{100 * run.mean():.2f}" for run in (base, student)]
+        assert seeds[seed] == [str(seed), *words, analyze.p_value(p)]
+
+
+def test_a_statistic_has_its_sign_where_the_claim_is_about_its_side_of_0():
+    for claimed, words in (
+        (claims.POSITIVE, "+0.50 [-0.10, +1.10]"),
+        (claims.NEGATIVE, "+0.50 [-0.10, +1.10]"),
+        ((25.0, 35.0), "0.50 [-0.10, 1.10]"),
+    ):
+        assert analyze.measured(claims.Part("", Estimate(0.5, -0.1, 1.1), claimed)) == words
 
 
 def test_the_shortest_and_the_flawless_runs_can_be_drawn(tmp_path, capsys):
@@ -1545,5 +1605,6 @@ def test_only_a_teacher_is_a_report_too(tmp_path, capsys):
     teacher = tmp_path / "runs" / "notes" / "teacher-cnn" / "seed-3"
     command = f"train_student.py --recipe notes --seed 3 --teacher {teacher} --epochs 16"
     command += f" --out {tmp_path / 'runs' / 'notes' / 'student-cnn' / 'seed-3'}"
-    words = f"student-cnn of recipe notes is missing; python {command} makes it"
-    assert words in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert f"student-cnn of recipe notes is missing; python {command} makes it" in errors
+    assert "baseline of recipe notes is missing; python train_baseline.py --recipe notes" in errors
