@@ -398,8 +398,8 @@ class Comparison:
     def missing(self) -> list[str]:
         """What an experiment lacks, and the command that makes it."""
         problems = []
-        runs = itertools.chain(*self.groups.values())
-        teach = {teacher.folder for run in runs for teacher in self.members(run)}
+        everyone = itertools.chain(*self.groups.values())
+        teach = {teacher.folder for run in everyone for teacher in self.members(run)}
         for recipe in self.recipes:
             groups = self.of(recipe)
             if all(run.folder in teach for runs in groups.values() for run in runs):
