@@ -556,10 +556,10 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
         return
     yield Text(
         "Each claim is one test, fixed before the results were looked at, but for the seeds of the "
-        "teachers in C4 and C8; what stands under besides decides nothing. Supported or "
-        "contradicted: p < 0.05 after Holm's adjustment for the claims of one experiment "
-        "(intervals are not adjusted); undecided: too few seeds or epochs to tell. Student and "
-        "baseline are paired by seed; with one seed all but C4 is undecided. "
+        "teachers in C4 and C8 and for what one seed decides; what stands under besides decides "
+        "nothing. Supported or contradicted: p < 0.05 after Holm's adjustment for the claims of "
+        "one experiment (intervals are not adjusted); undecided: too few seeds or epochs to tell. "
+        "Student and baseline are paired by seed; with one seed all but C4 is undecided. "
         f"{ONE_SEED_EXPLAINED} Such intervals are drawn open."
     )
     shown = {

@@ -1,7 +1,8 @@
 """The notes' claims C1 to C8, each as one test.
 
-The tests were fixed before any result was looked at, but for which seeds of the teachers C4 and C8
-take (results/NOTES.md). What stands beside them as an aside was added later and decides nothing.
+The tests were fixed before any result was looked at, but for two things (results/NOTES.md): which
+seeds of the teachers C4 and C8 take, and that one seed decides no claim about distillation. What
+stands beside them as an aside was added later and decides nothing.
 
 A claim of two parts is supported only if both hold. The p values of an experiment are adjusted
 together (Holm), so that among claims that say nothing true, one in twenty times any is found

@@ -254,6 +254,10 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     readme = " ".join((ROOT / "README.md").read_text().split())
     comparison = compare.Comparison(records.read_all(RESULTS_DIR)[0])
     notes, best = comparison.main_experiments()
+    cnn = stats.over_seeds(gains(comparison.trio("best", "student-cnn"))[:3])
+    assert (
+        "when the first three, a gain of {:+.2f} [{:+.2f}, {:+.2f}], had".format(*cnn[:3]) in readme
+    )
     smoothed = claims.gain(comparison.trio("best", "baseline-smoothed"))
     behind = claims.gain(comparison.against_kd("best", "baseline-smoothed"))
     longer = claims.gain(comparison.trio("best", "baseline-100-epochs"))
