@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     records, problems = read_all(root)
     lent = lent_teachers(records)
     comparison = Comparison(records, lent)
-    problems += comparison.missing()
+    problems += comparison.missing(root)
     for problem in problems:
         warn(problem)
     if not comparison.groups:
@@ -749,9 +749,17 @@ def runs_table(comparison: Comparison) -> Table:
         """By device: times on different ones are not to be compared."""
         times: dict[str, list[float]] = defaultdict(list)
         for run in runs:
-            device = f"{run.config['device_name']}, {run.config['precision']}"
-            times[device].append(run.log["seconds"].sum())
+            own: dict[str, float] = defaultdict(float)
+            for rows, config in run.stages:
+                device = f"{config['device_name']}, {config['precision']}"
+                own[device] += rows["seconds"].sum()
+            for device, value in own.items():
+                times[device].append(value)
         return "; ".join(f"{device}: {from_to(times[device])}" for device in sorted(times))
+
+    def versions(runs: Sequence[Record]) -> str:
+        used = {str(c["versions"].get("torch", DASH)) for run in runs for _, c in run.stages}
+        return ", ".join(sorted(used))
 
     return Table(
         "One row per recipe and network",
@@ -761,7 +769,7 @@ def runs_table(comparison: Comparison) -> Table:
                 f"{name}, {recipe}",
                 settings(runs[0].config),
                 " ".join(str(run.seed) for run in runs),
-                ", ".join(sorted({str(r.config["versions"].get("torch", DASH)) for r in runs})),
+                versions(runs),
                 seconds(runs),
             ]
             for (recipe, name), runs in comparison.groups.items()

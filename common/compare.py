@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -26,6 +27,7 @@ from common.records import (
     LOSS_SETTINGS,
     NAMES,
     NOT_SETTINGS,
+    WHERE,
     Record,
     ensemble,
     in_words,
@@ -34,15 +36,13 @@ from common.records import (
 from common.stats import Estimate
 
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
-# How a run is carried out, as far as a result may depend on it.
-WHERE = ("device", "device_name", "precision", "processes")
 # What two runs may have otherwise than each other where the loss alone is to be compared.
 LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
 
 
 def _loss_alone_differs(control: Record, student: Record) -> bool:
     """Whether the loss alone is between them, and the control has none or kd of its teacher."""
-    if student.role != "student" or differing(control.config, student.config, LOSS_ALONE):
+    if student.role != "student" or differing(control.settings, student.settings, LOSS_ALONE):
         return False
     same_teacher = control.teacher_digests == student.teacher_digests
     losses = control.config.get("loss"), student.config.get("loss")
@@ -56,7 +56,7 @@ def _moved(name: str, runs: Sequence[Record]) -> list[str]:
         for change in run.config.get("resumed_with") or ():
             where = ", ".join(f"{key} {change[key]}" for key in WHERE if key in change)
             if where:  # else but bits differ
-                seeds[f"after epoch {change.get('after_epoch')}: {where}"].append(str(run.seed))
+                seeds[f"after epoch {change['after_epoch']}: {where}"].append(str(run.seed))
     return [f"{name} seed {', '.join(of)} went on elsewhere {what}" for what, of in seeds.items()]
 
 
@@ -71,19 +71,19 @@ def _command(name: str, like: Record, teacher: Record | None = None) -> str:
     role, _, arch = name.partition("-")
     place = _place(name, like)
     elsewhere = place.parent.parent.resolve() != RUNS_DIR / like.recipe
-    command = f"python train_{role}.py --recipe {like.recipe}"
+    command = ["python", f"train_{role}.py", "--recipe", like.recipe]
     if like.seed:
-        command += f" --seed {like.seed}"
+        command += ["--seed", like.seed]
     if role == "teacher" or (role == "baseline" and arch):
-        command += f" --arch {arch}"
+        command += ["--arch", arch]
     elif teacher and (arch == "cnn" or elsewhere):
-        command += f" --teacher {teacher.folder}"
+        command += ["--teacher", teacher.folder]
     usual = RECIPES.get(like.recipe, {}).get("teacher" if role == "teacher" else "small-cnn", {})
     if (epochs := like.config.get("epochs")) and epochs != usual.get("epochs"):
-        command += f" --epochs {epochs}"
+        command += ["--epochs", epochs]
     if elsewhere:
-        command += f" --out {place}"
-    return command
+        command += ["--out", place]
+    return shlex.join(map(str, command))
 
 
 def _not_learned(name: str, runs: Sequence[Record]) -> list[str]:
@@ -270,7 +270,7 @@ class Comparison:
         ignored = LOSS_ALONE - {"temperature", "alpha", "soft_weight"}
         if any(run.role == "baseline" for run in (trio.baselines[0], trio.students[0])):
             ignored = LOSS_ALONE
-        pairs = (differing(a.config, b.config, ignored) for a, b in trio.pairs())
+        pairs = (differing(a.settings, b.settings, ignored) for a, b in trio.pairs())
         return sorted(set().union(*pairs))
 
     def besides_the_baseline(self, recipe: str, name: str) -> list[str]:
@@ -395,8 +395,23 @@ class Comparison:
             names.append("baseline")
         return list(dict.fromkeys(names))
 
-    def missing(self) -> list[str]:
-        """What an experiment lacks, and the command that makes it."""
+    def _beside(self, recipe: str, name: str) -> tuple[Record, Record | None]:
+        """The run whose seed and length an absent network is to have, so that it can be compared
+        with that; and the teacher of a student, if one is here."""
+        role, _, arch = name.partition("-")
+        small = arch if role == "baseline" and arch else BaselineConfig.arch
+        groups = self.of(recipe)
+        everyone = list(itertools.chain(*groups.values()))
+        own = [run for run in everyone if run.folder not in self.lent]
+        # The notes' come first, the baseline before its students.
+        compared = [run for run in own if run.role != "teacher" and run.config["arch"] == small]
+        like = (compared or own or everyone)[0]
+        teachers = groups.get(f"teacher-{arch}", [])
+        of_seed = [teacher for teacher in teachers if teacher.seed == like.seed]
+        return like, next(iter(of_seed or teachers), None)
+
+    def missing(self, root: Path) -> list[str]:
+        """What an experiment lacks of the runs below `root`, and the command that makes it."""
         problems = []
         everyone = itertools.chain(*self.groups.values())
         teach = {teacher.folder for run in everyone for teacher in self.members(run)}
@@ -425,15 +440,18 @@ class Comparison:
                 taught = groups.get(f"student-{arch}", [])
                 if role == "teacher" and all(map(self.teacher_of, taught)):
                     continue  # by teachers of whatever recipe; a student to come, by the default
-                # On a seed that is there: of the teacher that is to be named, else of any network.
-                teachers = groups.get(f"teacher-{arch}", [])
-                runs = [*teachers, *itertools.chain(*groups.values())]
-                like = next((run for run in runs if run.folder not in self.lent), runs[0])
-                if (_place(name, like) / "config.json").exists():
-                    continue  # a damaged run, and named as such
+                like, teacher = self._beside(recipe, name)
+                place = _place(name, like)
+                if (place / "config.json").exists():
+                    if not place.resolve().is_relative_to(root.resolve()):
+                        problems.append(
+                            f"{name} of recipe {recipe} is not below {root}, but {place} holds "
+                            "one: name a folder above both with --runs"
+                        )
+                    continue  # else a damaged run, and named as such
                 others = self._alone(recipe) if name == "baseline" else []
                 rename = f"call the folder {others[0]} so if it is that, else " if others else ""
-                command = _command(name, like, next(iter(teachers), None))
+                command = _command(name, like, teacher)
                 problems.append(f"{name} of recipe {recipe} is missing; {rename}{command} makes it")
             problems += [
                 f"{run.folder} has no baseline of its seed and is compared with none; "
@@ -516,7 +534,7 @@ def more_than_the_loss(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
     """In what they differ besides, in words; of which seeds if not of all."""
     seeds = defaultdict(list)
     for a, b in pairs:
-        seeds[in_words(a.config, b.config, LOSS_ALONE)].append(str(b.seed))
+        seeds[in_words(a.settings, b.settings, LOSS_ALONE)].append(str(b.seed))
     seeds.pop("", None)
     return [
         what + f" (seed {', '.join(of)})" * (len(of) < len(pairs)) for what, of in seeds.items()

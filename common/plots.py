@@ -262,7 +262,7 @@ def confusions(trio: Trio) -> Figure:
     figure = _figure(12, 11)
     panels = figure.subplots(2, 2).flat
     matrices = {
-        name: np.mean([stats.confusion(r.labels, r.predicted) for r in runs], axis=0)
+        name: np.mean([run.confusion for run in runs], axis=0)
         for name, runs in trio.groups().items()
     }
     _, baseline, student = matrices.values()
@@ -436,8 +436,8 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
     """Test images that one of baseline and student (first seed) gets right and the other wrong.
 
     images: (N, 28, 28) uint8, those that the runs were tested on. Beside each the probabilities
-    that the three networks give to the classes, and the teacher's softened ones, which the
-    student was shown. Images are the first in file order, not chosen.
+    that the three networks give to the classes, and the teacher's softened ones, as the student
+    was shown those of training images. Images are the first in file order, not chosen.
     """
     teacher, baseline, student = trio.threes()[0]
     temperature = student.config.get("temperature", 1)

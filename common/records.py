@@ -38,8 +38,11 @@ SETTINGS = {
 }  # fmt: skip
 IF_THERE = {
     "loss": str, "temperature": NUMBER, "alpha": NUMBER, "teacher_sha256": str,
+    "device": str, "processes": int,
     "resumed_with": list,  # of dicts: what it was gone on with, and after which epoch
 }  # fmt: skip
+# How a run is carried out, as far as a result may depend on it.
+WHERE = ("device", "device_name", "precision", "processes")
 # What runs of one name may have otherwise than each other: everything else in config.json is a
 # setting, and a table row that mixes settings says so.
 # The number of processes counts as a setting: batch norm normalises by a process's part of a batch.
@@ -77,6 +80,25 @@ class Record:
         return digests.split("+") if digests else []
 
     @property
+    def stages(self) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+        """The log's rows and the settings of each part of a run that went on otherwise than it
+        began; of most runs one."""
+        later = self.config.get("resumed_with") or []
+        ends = [*(change["after_epoch"] for change in later), len(self.log)]
+        stages, start, config = [], 0, self.config
+        for end, change in zip(ends, [*later, {}], strict=True):
+            stages.append((self.log[start:end], config))
+            start, config = end, config | change
+        return stages
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """config.json; of a run that went on elsewhere with all that it was carried out on."""
+        ways = {key: dict.fromkeys(c.get(key) for _, c in self.stages) for key in WHERE}
+        moved = {key: ", then ".join(map(str, way)) for key, way in ways.items() if len(way) > 1}
+        return self.config | moved
+
+    @property
     def best_row(self) -> pd.Series:
         """The log's row of the epoch chosen on held-out images (the first of equal ones)."""
         return self.log.loc[self.log["val_accuracy"].idxmax()]
@@ -95,6 +117,11 @@ class Record:
     def class_errors(self) -> np.ndarray:
         """Wrong test images of each class, in percent: (10,)."""
         return stats.class_errors(self.labels, self.predicted)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """Percent of the test images of class i that are taken for class j: (10, 10)."""
+        return stats.confusion(self.labels, self.predicted)
 
 
 def ensemble(members: Sequence[Record]) -> Record:
@@ -179,12 +206,16 @@ def read(folder: Path) -> Record:
     """One run folder. Raises Unreadable, naming file and line, for a missing or malformed file."""
     config = _read_json(folder / "config.json")
     try:
+        types = SETTINGS | IF_THERE
         known = {key: kind for key, kind in IF_THERE.items() if config.get(key) is not None}
         _check(config, SETTINGS | known)
         if config["role"] not in ("teacher", "baseline", "student"):
             raise ValueError(f"its role is {config['role']!r}")
-        if not all(isinstance(change, dict) for change in config.get("resumed_with") or ()):
-            raise ValueError("resumed_with is no list of changes")
+        for change in config.get("resumed_with") or ():
+            if not isinstance(change, dict):
+                raise ValueError("its resumed_with is no list of changes")
+            new = {key: kind for key, kind in types.items() if key in change}
+            _check(change, {"after_epoch": int} | new)
         recipe, seed = config["recipe"], config["seed"]
         # runs/RECIPE/NAME/seed-K: a method of one's own is a row of its own by its folder's name.
         place = Path(os.path.abspath(folder))  # "." has no name
@@ -238,7 +269,7 @@ def _check(config: dict[str, Any], types: dict[str, type | tuple[type, ...]]) ->
         if isinstance(value, NUMBER) and not 0 <= value < 1e15:
             raise ValueError(f"its {key} is {value!r}")
     for key in SIZE | {"epochs"}:
-        if config[key] == 0:
+        if config.get(key) == 0:
             raise ValueError(f"its {key} is 0")
 
 

@@ -447,6 +447,33 @@ def test_a_student_trained_on_another_device_than_its_baseline_is_told(small, un
     assert words in printed
     assert "student-resnet seed 1 went on elsewhere after epoch 4: device cuda" in printed
     assert printed.count("went on") == 2
+    assert "in device_name: 'CPU, then A card' and 'Elsewhere' (seed 1)" in printed
+
+
+def test_what_of_a_run_was_done_elsewhere_is_counted_there(small, undrawn, capsys):
+    """Seconds, versions, and the device that the loss is not alone with: 16 epochs of 10 s."""
+    moved = {"after_epoch": 5, "device_name": "A card", "versions": {"torch": "3.1"}}
+    again = {"after_epoch": 9, "threads": 2}
+    config = small / "notes" / "student-resnet" / "seed-1" / "config.json"
+    change(config, resumed_with=[moved, again])
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 0
+    page = (small.parent / "out" / "report.md").read_text()
+    row = next(
+        line for line in page.splitlines() if line.startswith("| student-resnet, notes | ep")
+    )
+    assert row.endswith("| 2, 3.1 | A card, float32: 110; CPU, float32: 50 to 160 |")
+    words = "student-resnet differs from the baseline in device_name: 'CPU' and 'CPU, then A card'"
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert len(re.findall(r"^\| student-resnet \|.*‡ \|", page, re.MULTILINE)) == 1
+    for damage in (
+        [moved | {"after_epoch": "5"}],
+        [moved | {"versions": "3"}],
+        ["5"],
+        [again | {"processes": []}],
+    ):
+        change(config, resumed_with=damage)
+        assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 1
+        assert f"{config}: not a run's settings (its " in capsys.readouterr().err
 
 
 def test_a_run_that_has_not_learned_is_told(small, undrawn, capsys):
@@ -942,6 +969,35 @@ def test_a_network_of_ones_own_trained_alone_wants_a_baseline(tmp_path, reported
     code, _, errors = reported(tmp_path / "runs")
     words = "baseline of recipe notes is missing; call the folder baseline-smoothed so if"
     assert code == 1 and words in errors and "--epochs" not in errors  # as many as the recipe says
+
+
+def test_an_absent_student_is_to_be_of_the_seed_that_has_a_baseline(tmp_path, reported):
+    """And of its length, with the teacher of that seed, if there is one."""
+    runs, long = tmp_path / "some runs", {"count": 200, "epochs": 40}
+    for seed in (3, 4, 5):
+        fake.write_run(runs, "teacher-resnet", seed, **long)
+    fake.write_run(runs, "baseline", 4, **SMALL)
+    code, _, errors = reported(runs)
+    place = runs / "notes" / "student-resnet" / "seed-4"
+    teacher = runs / "notes" / "teacher-resnet" / "seed-4"
+    command = f"--seed 4 --teacher '{teacher}' --epochs 16 --out '{place}' makes it"  # quoted
+    assert code == 1 and command in errors
+    shutil.move(runs / "notes" / "baseline" / "seed-4", runs / "notes" / "baseline" / "seed-7")
+    change(runs / "notes" / "baseline" / "seed-7" / "config.json", seed=7)
+    teacher = runs / "notes" / "teacher-resnet" / "seed-3"
+    assert f"--seed 7 --teacher '{teacher}' --epochs 16 --out " in reported(runs)[2]
+
+
+def test_runs_beside_the_folder_are_told_of(small, reported):
+    """Of one network alone, where the others are there."""
+    code, table, errors = reported(small / "notes" / "baseline")
+    assert code == 1 and list(table["name"]) == ["baseline"]
+    folder = small / "notes" / "student-resnet" / "seed-0"
+    words = (
+        f"student-resnet of recipe notes is not below {small / 'notes' / 'baseline'}, but {folder}"
+    )
+    assert words + " holds one: name a folder above both with --runs" in errors
+    assert "makes it" not in errors
 
 
 def test_a_lent_teacher_is_not_what_a_missing_network_is_to_be_like(tmp_path, reported):

@@ -1,6 +1,8 @@
 """The claims' verdicts on made-up runs, whose truth is known."""
 
 import math
+import re
+from dataclasses import replace
 
 import fake
 import numpy as np
@@ -382,6 +384,16 @@ def test_c4_tells_how_much_alike_two_baselines_are():
     trio = fake.trio(3, teacher={"errors": np.full(10, 0.08), "noise": 0.0}, count=20_000)
     part = claims.alike(trio)[0]
     assert abs(beside(part, "one run each:")) < 0.6 and beside(part, "two baselines:") > 0.99
+
+
+def test_c4_leaves_out_what_a_flawless_run_has_no_correlation_for():
+    flawless = fake.record("baseline", 0, errors=np.zeros(10), noise=0.0)
+    trio = fake.trio(3)
+    part = claims.alike(replace(trio, baselines=[flawless, *trio.baselines[1:]]))[0]
+    assert math.isfinite(part.estimate.value)
+    assert re.fullmatch(r"over the 90 confusions: 0\.\d\d", part.aside)
+    part = claims.alike(replace(trio, baselines=[flawless]))[0]
+    assert math.isnan(part.estimate.value) and part.aside == ""
 
 
 # ---------------------------------------------------------------- from parts to verdicts
