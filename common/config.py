@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import functools
+import inspect
 import json
 import math
 import os
@@ -121,7 +122,8 @@ positive_int = _number(int, "a whole number from 1 to 1,000,000", lambda v: 1 <=
 # Every generator takes these; the seeds of a run's epochs are made from it.
 natural = _number(int, "a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)
 positive = _number(float, "a finite number above 0", lambda v: v > 0)
-temperature = _number(float, "a number from 0.01 to 1000", lambda v: 0.01 <= v <= 1000)
+# Beyond, float32 has no digits left for how little softened outputs differ.
+temperature = _number(float, "a number from 0.01 to 100", lambda v: 0.01 <= v <= 100)
 non_negative = _number(float, "a finite number from 0 up", lambda v: v >= 0)
 unit = _number(float, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 below_one = _number(float, "a number from 0 to below 1", lambda v: 0 <= v < 1)
@@ -167,18 +169,27 @@ def soft_loss(text: str) -> str:
     """The name of a soft loss, the user's own included."""
     from common.loss import SOFT_LOSSES  # here: analyze.py reads this module and needs no torch
 
-    return _named(one_of(*SOFT_LOSSES)(text))
+    arguments = ("student_logits", "teacher_logits", "labels", "temperature")
+    return _entry(text, SOFT_LOSSES, "SOFT_LOSSES of common/loss.py", arguments)
 
 
 def architecture(text: str) -> str:
     """The name of a network, the user's own included."""
     from common.models import NETWORKS  # here, as above
 
-    return _named(one_of(*NETWORKS)(text))
+    return _entry(text, NETWORKS, "NETWORKS of common/models.py", ())
 
 
-def _named(text: str) -> str:
-    """A name that a folder and a row of the report may have."""
+def _entry(text: str, known: Mapping[str, Any], where: str, arguments: Sequence[str]) -> str:
+    """A name among the `known` that a folder and a row of the report may have, of a function."""
+    try:
+        one_of(*known)(text)
+        inspect.signature(known[text]).bind(*arguments)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; enter your own in {where}") from error
+    except TypeError as error:
+        wanted = f"a function of ({', '.join(arguments)})"
+        raise argparse.ArgumentTypeError(f"{text!r} in {where} is not {wanted}: {error}") from error
     if not NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name for a run: rename it in the code")
     return text
@@ -254,7 +265,7 @@ class Config:
     compile: bool = setting(None, "torch.compile the network: takes a C++ compiler", False)
     deterministic: bool = setting(None, "the same bits every time on a GPU too, slower", False)
     resume: bool = setting(None, "go on from the last checkpoint, if there is one", False)
-    overwrite: bool = setting(None, "replace the run that is in the folder", False)
+    overwrite: bool = setting(None, "remove the run that is in the folder, then begin anew", False)
 
     def folder(self, name: str, runs: Path = RUNS_DIR) -> Path:
         """Where the run of the network called `name` goes: --out, else its place below `runs`."""

@@ -2,8 +2,8 @@
 
 Every soft loss is f(student_logits, teacher_logits, labels, temperature) -> scalar: the mean over
 the batch, zero where the student's logits equal the teacher's, computed in the dtype of its inputs;
-those here are scaled by temperature². Logits are (N, C) floating point, labels (N,) int64,
-temperature > 0; not every loss uses the labels.
+those here are scaled by temperature², and so is their rounding, 1e-7 in float32. Logits are (N, C)
+floating point, labels (N,) int64, temperature > 0; not every loss uses the labels.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from common.errors import UserError, warn
 
+NOT_FINITE = "look for a logarithm, a root or a division in it"
 SoftLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
@@ -146,29 +147,45 @@ def distillation_loss(
     hard = functional.cross_entropy(student_logits, labels, label_smoothing=label_smoothing)
     soft = soft_loss(student_logits, teacher_logits.detach(), labels, temperature)
     if not isinstance(soft, Tensor) or soft.ndim > 0:
+        kind, what_to_do = f"a {type(soft).__name__}", "leave out what makes it so, as .item()"
+        if isinstance(soft, Tensor):
+            kind, what_to_do = f"a tensor of shape {tuple(soft.shape)}", "end it with .mean()"
+        elif soft is None:
+            kind, what_to_do = "nothing", "let it return the loss"
         raise UserError(
-            f"the soft loss returned {_kind(soft)}",
-            "it is to be one number, the mean over the batch",
-            "end it with .mean()",
+            f"the soft loss returned {kind}",
+            "it is to be a tensor of one number, the mean over the batch",
+            what_to_do,
         )
     return Loss((1 - alpha) * hard + alpha * soft_weight * soft, hard, soft)
 
 
 def try_out(loss: Callable[[Tensor, Tensor, Tensor], Loss], size: int, device: str) -> None:
-    """Loss and gradient of a batch of made-up logits: a soft loss that does not work fails here."""
-    weights = torch.zeros(size, 10, device=device, requires_grad=True)
+    """Soft loss and gradient of a batch of made-up logits: one that does not work fails here."""
+    generator = torch.Generator().manual_seed(0)
+    weights, teacher_logits = torch.randn(2, size, 10, generator=generator).to(device)
+    weights.requires_grad_()
     student_logits = weights.clone()  # as a network's: made by an operation
     labels = torch.arange(size, device=device) % 10
-    total, _, soft = loss(student_logits, 10.0 * functional.one_hot(labels, 10), labels)
-    if not soft.requires_grad:  # a masked loss may have none for some batches
+    teacher_logits += 10 * functional.one_hot(labels, 10)
+    soft = loss(student_logits, teacher_logits, labels).soft
+    gradient = None
+    if soft.requires_grad:
+        (gradient,) = torch.autograd.grad(soft, weights, allow_unused=True)
+    if gradient is None:  # a masked loss may have none for some batches
         warn(
             "the soft loss of made-up logits has no gradient, so the student may not learn from it "
             "(argmax, detach(), item() or no_grad()?)"
         )
-    total.backward()
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}, not a tensor"
+        gradient = torch.zeros(())
+    if not soft.isfinite() or not gradient.isfinite().all():
+        raise UserError(
+            "the soft loss of made-up logits, or its gradient, is not finite",
+            f"the one is {soft:.4g}, the other's greatest value {gradient.abs().max():.4g}",
+            NOT_FINITE,
+        )
+    if soft < 0:  # allowed: it may be right but for a constant
+        warn(
+            f"the soft loss of made-up logits is {soft:.4g}, below 0 (kl_div takes logarithms of "
+            "the student's probabilities)"
+        )

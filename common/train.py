@@ -22,7 +22,7 @@ from common.batches import Batch, Dataset
 from common.config import Config
 from common.device import Device, progress, together
 from common.errors import Interrupted, StopSignals, UserError, warn
-from common.loss import Loss
+from common.loss import NOT_FINITE, Loss
 from common.run import Follower, Run
 
 # What to do then.
@@ -113,7 +113,7 @@ class Trainer:
             raise UserError(
                 "cannot go on with this run",
                 str(error),
-                "its network has changed since: undo that, or use --overwrite for --resume",
+                "its network has changed since: undo that, or use --overwrite in place of --resume",
             ) from error
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
@@ -204,7 +204,7 @@ class Trainer:
             what, why, what_to_do = "loss or a gradient", "training diverged", DIVERGED
             if self.taught and math.isfinite(sums[1]) and not math.isfinite(sums[2]):
                 what, why = "soft loss", "the hard loss is"
-                what_to_do = "look for a logarithm, a root or a division in it"
+                what_to_do = NOT_FINITE
             raise UserError(
                 f"the {what} is not finite in epoch {epoch}, step {step + 1} of {len(rates)}, "
                 f"at learning rate {rates[step]:.3g}",

@@ -122,7 +122,7 @@ own_values = {
     BaselineConfig: {},
     StudentConfig: {
         "teacher": st.none() | st.lists(names, min_size=1),
-        "temperature": st.floats(0.01, 1000),
+        "temperature": st.floats(0.01, 100),
         "alpha": st.floats(0, 1),
         "soft_weight": finite,
         "loss": st.sampled_from(["kd", "dkd", "dist", "logit-standard"]),
@@ -217,19 +217,22 @@ def test_the_nearest_right_name_is_offered():
 
 
 def test_a_loss_of_ones_own_can_be_asked_for(monkeypatch):
-    words = "'a new one' is none of kd, dkd, dist, logit-standard"
+    words = "'a new one' is none of kd, dkd, dist, logit-standard; enter your own in SOFT_LOSSES of"
     assert words in refused(StudentConfig, "--loss", "a new one")
     monkeypatch.setitem(SOFT_LOSSES, "a new one", kd)
     assert StudentConfig.parse("", ["--loss", "a new one"]).loss == "a new one"
 
 
 def test_a_network_of_ones_own_can_be_asked_for(monkeypatch):
-    words = f"'a new one' is none of {', '.join(NETWORKS)}"
+    words = f"'a new one' is none of {', '.join(NETWORKS)}; enter your own in NETWORKS of common/"
     for kind in CONFIGS.values():
         assert words in refused(kind, "--arch", "a new one")
     monkeypatch.setitem(NETWORKS, "a new one", nn.Identity)
     for kind in CONFIGS.values():
         assert kind.parse("", ["--arch", "a new one"]).arch == "a new one"
+    monkeypatch.setitem(NETWORKS, "made", lambda width: nn.Identity())
+    words = "'made' in NETWORKS of common/models.py is not a function of (): missing"
+    assert words in refused(TeacherConfig, "--arch", "made")
 
 
 def test_a_run_is_named_by_what_the_notes_do_not_have():

@@ -167,24 +167,53 @@ def test_logits_that_are_all_alike_have_a_gradient(name):
 
 @pytest.mark.parametrize(
     ("made", "words"),
-    [(torch.zeros(4), "a tensor of shape (4,)"), (0.5, "a float, not a tensor")],
+    [
+        (torch.zeros(4), "a tensor of shape (4,); it is to be .*; end it with .mean()"),
+        (0.5, "a float; it is to be a tensor .*; leave out what makes it so, as .item()"),
+        (None, "nothing; it is to be .*; let it return the loss"),
+    ],
 )
-def test_a_soft_loss_that_is_no_number_is_told_so(made, words):
-    with pytest.raises(UserError, match=re.escape(f"the soft loss returned {words}; it is to be")):
+def test_a_soft_loss_that_is_no_number_is_told_what_to_do(made, words):
+    words = re.escape(f"the soft loss returned {words}").replace(r"\.\*", ".*")
+    with pytest.raises(UserError, match=words + "$"):
         distillation_loss(
             STUDENT, TEACHER, LABELS, temperature=1.0, alpha=0.5, soft_loss=lambda *_: made
         )
 
 
-def test_a_soft_loss_without_a_gradient_is_told_of(capsys):
-    def with_soft(soft_loss):
-        return partial(distillation_loss, temperature=4.0, alpha=0.5, soft_loss=soft_loss)
+def with_soft(soft_loss):
+    return partial(distillation_loss, temperature=4.0, alpha=0.5, soft_loss=soft_loss)
 
+
+def test_a_soft_loss_that_may_be_a_mistake_is_told_of(capsys):
     for name, soft_loss in SOFT_LOSSES.items():
         try_out(with_soft(soft_loss), 12, "cpu")
         assert capsys.readouterr().err == "", name
-    try_out(with_soft(lambda ours, theirs, *_: (ours - theirs).detach().mean()), 12, "cpu")
+    try_out(with_soft(lambda ours, theirs, *_: (ours - theirs).square().detach().mean()), 12, "cpu")
     assert "the soft loss of made-up logits has no gradient" in capsys.readouterr().err
+    own = torch.ones(1, requires_grad=True)  # of a parameter that the loss has, and of no logits
+    try_out(with_soft(lambda *_: own.mean()), 12, "cpu")
+    assert "the soft loss of made-up logits has no gradient" in capsys.readouterr().err
+
+    def wrong(ours, theirs, *_):  # the student's probabilities in place of their logarithms
+        return functional.kl_div(ours.softmax(1), theirs.softmax(1), reduction="batchmean")
+
+    try_out(with_soft(wrong), 12, "cpu")
+    assert re.search(r"logits is -0\.\d+, below 0 \(kl_div takes log", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("soft_loss", "words"),
+    [
+        (lambda ours, *_: (ours.detach() - ours.square()).log().mean(), "the one is nan, the"),
+        (lambda ours, *_: (ours - ours).abs().sqrt().mean(), "the one is 0, .* value nan;"),
+        (lambda ours, *_: (ours.detach() - 1e9).log().mean(), "the one is nan, .* value 0;"),
+    ],
+)
+def test_a_soft_loss_that_is_not_finite_is_refused_before_any_training(soft_loss, words, capsys):
+    with pytest.raises(UserError, match=f"is not finite; {words}.* look for a logarithm") as caught:
+        try_out(with_soft(soft_loss), 12, "cpu")
+    assert caught.value.exit_code == 2
 
 
 def test_distillation_loss_weights_its_parts():

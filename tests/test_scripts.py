@@ -261,7 +261,13 @@ def test_another_loss_is_a_network_of_another_name(runs, tiny_data, tmp_path, mo
     ("mine", "error", "words"),
     [
         (lambda ours, theirs, *_: (ours - theirs).sum(1), UserError, "of shape (125,)"),
-        (lambda ours, theirs: (ours - theirs).mean(), TypeError, "takes 2 positional arguments"),
+        (
+            lambda ours, theirs: (ours - theirs).mean(),
+            UserError,
+            "is not a function of (student_logits, teacher_logits, labels, temperature): too many",
+        ),
+        ("mine", UserError, "is not a function of (student_logits, teacher_logits, labels, temp"),
+        (lambda ours, *_: (ours - 1e9).log().mean(), UserError, "made-up logits, or its gradient"),
         (lambda ours, *_: (ours.square() * ours.add_(1)).mean(), RuntimeError, "inplace operation"),
     ],
 )
