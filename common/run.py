@@ -18,6 +18,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import textwrap
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -131,6 +132,8 @@ def load(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 raise ValueError(f"its part {broken} is damaged")
+            if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+                raise ValueError("it is no checkpoint")  # but predictions.npz, as it may be
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -267,6 +270,7 @@ class Run:
         self._lock = FileLock(self.folder / ".lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_other_things()
             self._claim()
             self._open(config)
         except OSError as error:
@@ -277,6 +281,16 @@ class Run:
         except BaseException:
             self.close()
             raise
+
+    def _refuse_other_things(self) -> None:
+        """A folder that has files, and none of a run, is somebody's: nothing is put between."""
+        there = {path.name for path in self.folder.glob("[!.]*") if not path.match("logits-*.pt")}
+        if there and not there.intersection(FILES):
+            raise UserError(
+                f"{self.folder} holds no run but other things",
+                textwrap.shorten(", ".join(sorted(there)), 60, placeholder=" ..."),
+                "choose another folder with --out: it need not be there yet",
+            )
 
     def _claim(self) -> None:
         holder = self.folder / ".holder"
@@ -354,14 +368,14 @@ class Run:
             raise UserError(
                 f"{self.folder} is damaged",
                 damage,
-                "put that file back, or use --overwrite for --resume to start again",
+                "put that file back, or use --overwrite in place of --resume to start again",
             )
         made_from_checkpoint = [name for name in present if name != "config.json"]
         if made_from_checkpoint and not whole:
             raise UserError(
                 f"no checkpoint in {self.folder}",
                 f"it holds {', '.join(made_from_checkpoint)} of a run, but nothing to go on from",
-                "put last.pt back, use --overwrite for --resume, or choose another --out",
+                "put last.pt back, use --overwrite in place of --resume, or choose another --out",
             )
         try:
             self._compare(read_json(self.folder / "config.json"))
@@ -369,7 +383,7 @@ class Run:
             raise UserError(
                 f"cannot read {self.folder / 'config.json'}, so what the run was made with",
                 str(error),
-                "put it back, or use --overwrite for --resume to start again",
+                "put it back, or use --overwrite in place of --resume to start again",
             ) from error
 
     def _damage(self) -> str:
@@ -401,7 +415,7 @@ class Run:
             raise UserError(
                 f"{self.folder} holds a run with other settings",
                 changes(before, now, refused),
-                "use the settings it began with, another --out, or --overwrite for --resume",
+                "use its settings, another --out, or --overwrite in place of --resume",
             )
         if warned and not self.complete:
             warn(
@@ -433,7 +447,7 @@ class Run:
             raise UserError(
                 f"no checkpoint in {self.folder} can be loaded",
                 ", ".join(damage),
-                "use --overwrite for --resume to start again",
+                "use --overwrite in place of --resume to start again",
             )
         return None
 

@@ -164,6 +164,10 @@ def test_what_is_no_checkpoint_is_named_without_advice_to_trust_it(tmp_path):
     torch.save([torch.ones(1)], path)
     with pytest.raises(ValueError, match="not one of our checkpoints"):
         load(path)
+    with open(path, "wb") as file:  # as the path of a run's predictions.npz
+        np.savez(file, labels=np.arange(3))
+    with pytest.raises(ValueError, match="^it is no checkpoint$"):
+        load(path)
     torch.save({"device": build}, path)
     with pytest.raises(ValueError, match="^it holds more than tensors and plain values"):
         load(path)
@@ -428,6 +432,24 @@ def test_nothing_is_overwritten_without_being_asked(tmp_path):
         with pytest.raises(UserError, match=f"holds {state}; .*; add --resume .* --overwrite"):
             open_with(folder)
         assert contents(folder) == before
+
+
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, flags):
+    """Such as one of runs, or of code."""
+    finished(tmp_path / "baseline" / "seed-0")
+    before = contents(tmp_path / "baseline" / "seed-0")
+    with pytest.raises(UserError, match="holds no run but other things; baseline; choose another"):
+        open_with(tmp_path, **flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["baseline"]  # no lock, either
+    assert contents(tmp_path / "baseline" / "seed-0") == before
+    teacher = (
+        tmp_path / "teacher"
+    )  # kept from a run that was thrown away; what is hidden is not asked
+    teacher.mkdir()
+    for name in ("logits-1f.pt", ".DS_Store"):
+        (teacher / name).touch()
+    open_with(teacher, **flags).close()
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
