@@ -41,6 +41,7 @@ from common.config import (
     is_finished,
     natural,
     one_of,
+    path,
     positive_int,
     read_json,
 )
@@ -203,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--jobs", type=positive_int, default=1, help="networks trained side by side (default: 1)"
     )
-    parser.add_argument("--data-dir", help="folder that holds Fashion-MNIST")
+    parser.add_argument("--data-dir", type=path, help="folder that holds Fashion-MNIST")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     args = parser.parse_args(argv)
     shared = ["--recipe", args.recipe, "--device", args.device]
@@ -212,7 +213,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.data_dir:
         shared += ["--data-dir", args.data_dir]
     runs = runs_folder(args.recipe, args.epochs)
-    check_writable(runs)
     seeds, teachers = (list(dict.fromkeys(words)) for words in (args.seeds, args.teachers))
     jobs = plan(runs, shared, seeds, teachers)
     for job in jobs:
@@ -221,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     first = jobs[0].config
     device = choose_device(first)
     data = Dataset(load(args.data_dir), Views.of(first), device.type)
+    check_writable(runs)
     print(
         f"{len(jobs)} networks, recipe {args.recipe}, {first.epochs} "
         f"epoch{'s' * (first.epochs > 1)} each, seed{'s' * (len(seeds) > 1)} "

@@ -62,7 +62,12 @@ def measure(*flags: object, seeds: int = 1) -> Cost:
             )
             for seed in range(seeds)
         ]  # fmt: skip
-        printed = [child.communicate() for child in children]
+        try:
+            printed = [child.communicate() for child in children]
+        finally:  # stopped here, they would go on
+            for child in children:
+                child.kill()
+                child.wait()
     seconds = time.perf_counter() - start
     for child, (_, errors) in zip(children, printed, strict=True):
         if child.returncode:

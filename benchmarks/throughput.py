@@ -97,8 +97,10 @@ class Bench:
             )
 
     def ask(self, count: int) -> float:
-        """Seconds a teacher's answer, over `count` answers that are not known yet."""
+        """Seconds a teacher's answer, over at least `count` answers that are not known yet."""
         self.remembered.table.fill_(torch.nan)
+        whole = self.device.evaluation_batch
+        count = min(-(-count // whole) * whole, len(self.index))  # it fills up the last batch
         index, view = self.index[:count], self.view[:count]
         with StopSignals() as stop:
             return timed(lambda: self.remembered.prepare(index, view, stop), self.device) / count

@@ -30,8 +30,8 @@ class RememberedLogits:
     """Logits of a frozen network for training batches: (N, 10) float32.
 
     They are computed before an epoch, in batches of one fixed size, whatever is asked for, and so
-    are the same bits whether remembered, read from disk, or computed anew. With more than
-    MAX_VIEWS nothing is remembered beyond the epoch.
+    are the same bits whether remembered, read from disk, or computed anew (on a GPU, with
+    --deterministic). With more than MAX_VIEWS nothing is remembered beyond the epoch.
     """
 
     def __init__(

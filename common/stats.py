@@ -107,12 +107,12 @@ def ratio_over_seeds(numerators: np.ndarray, denominators: np.ndarray) -> Estima
     """Ratio of the means of two values a seed, paired, with Fieller's interval (Fieller 1954).
 
     The interval holds each ratio r for which a t-test does not tell the mean of
-    numerators − r · denominators from 0. It has no bounds, and is left out, with one seed and
-    where the mean denominator may be 0.
+    numerators − r · denominators from 0. It has no bounds, and is left out, with one seed, where
+    all seeds have the same ratio, and where the mean denominator may be 0.
     """
     a, b = np.mean(numerators), np.mean(denominators)
     value, count = a / b, len(numerators)
-    if count < 2:
+    if count < 2 or np.ptp(numerators - value * denominators) < 1e-9:
         return Estimate(value)
     errors = np.cov(numerators, denominators) / count
     (aa, ab), (_, bb) = errors * stats.t.ppf((1 + LEVEL) / 2, count - 1) ** 2

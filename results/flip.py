@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     writer.writerow(COLUMNS)
     for folder in args.runs:
         try:
-            run = read(folder)
+            run, digest = read(folder), file_digest(folder / "best.pt")
+            if digest != run.weights_sha256:
+                raise ValueError("the run is unfinished, or that file is not the one it left")
             best = load_checkpoint(folder / "best.pt")
             network = build(best["arch"])
             network.load_state_dict(best["weights"])
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             # The sum is twice the mean: the same argmax.
             figures += [measure(plain, labels)[1], measure(plain + mirrored, labels)[1]]
         name = f"{run.recipe}/{run.name}"
-        writer.writerow([name, run.seed, *figures, file_digest(folder / "best.pt")])
+        writer.writerow([name, run.seed, *figures, digest])
         sys.stdout.flush()
 
 

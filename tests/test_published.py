@@ -24,6 +24,7 @@ from common.config import RESULTS_DIR, BaselineConfig, StudentConfig, TeacherCon
 from common.data import load
 from common.errors import UserError
 from common.models import build
+from common.run import file_digest
 from common.run import load as load_checkpoint
 from common.run import save as save_checkpoint
 from conftest import ROOT, only_line, run_script
@@ -410,9 +411,17 @@ def test_flip_averaging_without_weights_is_one_line(tmp_path):
     assert f"cannot use {folder / 'best.pt'}" in only_line(done)
     other = fake.write_run(tmp_path, "baseline", 0)
     save_checkpoint(other / "best.pt", {"arch": "small-cnn", "weights": {}})
-    with pytest.raises(UserError, match=f"cannot use {other / 'best.pt'}") as caught:
+    summary = json.loads((other / "summary.json").read_text())
+    with pytest.raises(UserError, match="is not the one it left"):  # but of another run
+        flip.main([str(other)])
+    summary["weights_sha256"] = file_digest(other / "best.pt")
+    (other / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=f"cannot use {other / 'best.pt'}; .*state_dict") as caught:
         flip.main([str(other)])
     assert caught.value.exit_code == 2
+    (other / "summary.json").unlink()
+    with pytest.raises(UserError, match="the run is unfinished"):
+        flip.main([str(other)])
 
 
 def change_logits(folder, change) -> None:

@@ -165,6 +165,21 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp
         reproduce.start(["true"], tmp_path / "one.log", 1)
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--data-dir", ""), "argument --data-dir: '' is not a path"),
+        (("--device", "gpu"), "argument --device: 'gpu' is none of"),
+        (("--data-dir", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_run_leaves_no_folder_for_it(project, flags, words):
+    process = start(project, "--epochs", "3", *flags)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and words in err and err.count("\n") == 1 and not out
+    assert not (project / "runs-3-epochs").exists()
+
+
 def test_the_plan_has_each_teacher_before_its_student():
     jobs = reproduce.plan(reproduce.RUNS_DIR, [], [0, 1], ["resnet", "cnn"])
     assert [job.name for job in jobs] == [
