@@ -248,7 +248,7 @@ def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
     return [
         {
             "network": row.name,
-            "seeds": str(row.seeds),
+            "seeds": str(row.seeds or DASH),
             "test": plus_minus(row.test_selected, row.test_selected_std),
             "gain on baseline": gain_of(row, comparison.besides_the_baseline(recipe, row.name)),
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
@@ -337,10 +337,13 @@ def own_in_words(comparison: Comparison, recipe: str, tabled: Sequence[str] = ()
 
 
 def unequal_in_words(comparison: Comparison, recipe: str, names: Sequence[str]) -> list[str]:
+    alike = defaultdict(list)
+    for name in names:
+        for what in comparison.besides_the_baseline(recipe, name):
+            alike[what].append(name)
     return [
-        f"{name} differs from the baseline in {what}"
-        for name in names
-        for what in comparison.besides_the_baseline(recipe, name)
+        f"{', '.join(of)} {'differ' if of[1:] else 'differs'} from the baseline in {what}"
+        for what, of in alike.items()
     ]
 
 
@@ -351,7 +354,8 @@ WORDS_EXPLAINED = (
     "same networks with a stronger schedule and augmentation."
 )
 COLUMNS_EXPLAINED = (
-    "Accuracies are in percent: mean ± sample deviation over the seeds.",
+    "Accuracies are in percent: mean ± sample deviation over the seeds (–: a teacher from "
+    "elsewhere).",
     "test: at the epoch chosen on the held-out images.",
     "gain on baseline: student − baseline (of another network than the small CNN: on its own "
     "baseline, if that is there) in points of test, paired by seed, with its 95 % interval "
@@ -370,8 +374,9 @@ COLUMNS_EXPLAINED = (
 
 
 TERMINAL_EXPLAINED = (
-    "n: seeds; test: at the epoch chosen on held-out images; best test: at the epoch\n"
-    "best on the test images, as the notes chose; notes: the lab report's figure"
+    "n: seeds (–: a teacher from elsewhere); train: of the augmented images; test: at\n"
+    "the epoch chosen on held-out images; best test: at the epoch best on the test\n"
+    "images, as the notes chose; notes: the lab report's figure; gain: on baseline"
 )
 
 

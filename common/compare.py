@@ -485,12 +485,16 @@ class Comparison:
         return self.table[self.table["recipe"] == recipe].itertuples()
 
     def _row(self, recipe: str, name: str) -> dict[str, Any]:
-        """Accuracies in percent, differences in points, NLL and KL in nats, seconds a run."""
+        """Accuracies in percent, differences in points, NLL and KL in nats, seconds a run; of a
+        lent teacher no seeds."""
         runs = self.groups[recipe, name]
         selected = stats.mean_std([100 * run.right.mean() for run in runs])
         last = stats.mean_std([run.log["test_accuracy"].iloc[-1] for run in runs])
         best = stats.mean_std([run.log["test_accuracy"].max() for run in runs])
         delta, recovered, p, pairs = Estimate(math.nan), None, math.nan, 0
+        gain_kd = Estimate(math.nan)
+        if kd := self.against_kd(recipe, name) if name in self.own(recipe) else None:
+            gain_kd = claims.gain(kd)
         if trio := self.trio(recipe, name):
             delta, recovered, pairs = claims.gain(trio), gap_recovered(trio), len(trio.students)
             if pairs == 1:  # several seeds see the same images: not to be pooled
@@ -507,7 +511,7 @@ class Comparison:
             "recipe": recipe,
             "name": name,
             "parameters": runs[0].config["parameters"],
-            "seeds": len(runs),
+            "seeds": sum(run.folder not in self.lent for run in runs),
             "train_accuracy": np.mean([run.best_row["train_accuracy"] for run in runs]),
             "test_selected": selected[0],
             "test_selected_std": selected[1],
@@ -527,6 +531,12 @@ class Comparison:
             "seconds": np.mean([run.log["seconds"].sum() for run in runs]),
             "val_selected": np.mean([run.best_row["val_accuracy"] for run in runs]),
             "pairs": pairs,
+            "baseline": trio.baselines[0].name if trio else "",
+            "besides": "; ".join(self.besides_the_baseline(recipe, name)) if trio else "",
+            "kd": kd.baselines[0].name if kd else "",
+            "delta_kd": gain_kd.value,
+            "delta_kd_low": gain_kd.low,
+            "delta_kd_high": gain_kd.high,
         }
 
 

@@ -34,7 +34,8 @@ from conftest import ROOT, only_line, run_script
 RESULTS_COLUMNS = (
     "recipe,name,parameters,seeds,train_accuracy,test_selected,test_selected_std,test_last,"
     "test_last_std,test_best_epoch,test_best_epoch_std,delta,delta_low,delta_high,gap_recovered,"
-    "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected,pairs"
+    "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected,pairs,"
+    "baseline,besides,kd,delta_kd,delta_kd_low,delta_kd_high"
 )
 CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict,over,p,p_statistic"
 SMALL = {"count": 200, "epochs": 16}
@@ -350,6 +351,27 @@ def test_students_are_compared_with_the_baselines_of_their_seeds_only(tmp_path, 
     assert "train_baseline.py --recipe notes --seed 2" in errors
 
 
+def test_networks_that_differ_in_the_same_from_the_baseline_share_a_line(small, undrawn, capsys):
+    for name, rate in (("student-a", 0.05), ("student-b", 0.05), ("student-c", 0.07)):
+        for seed in range(2):
+            taught = {"teacher_sha256": f"teacher-resnet-{seed}", "lr": rate} | SMALL
+            fake.write_run(small, name, seed, **taught)
+    analyze.main(["--runs", str(small), "--out", str(small.parent / "out")])
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if "from the baseline in" in line]
+    assert len(told) == 2 and told[0].startswith("student-a, student-b differ from the baseline in")
+    assert told[1].startswith("student-c differs from the baseline in lr: ")
+
+
+def test_the_readme_explains_every_column_of_the_tables():
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition("## What is logged")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    assert not set(LOG_COLUMNS) - named
+    expanded = named | {f"{name}{end}" for name in named for end in ("_std", "_low", "_high")}
+    assert not set(RESULTS_COLUMNS.split(",")) - expanded
+
+
 def test_a_method_of_ones_own_is_a_row_compared_with_the_baseline(small, reported):
     for seed in range(2):
         fake.write_run(small, "student-mine", seed, teacher_sha256=f"teacher-resnet-{seed}",
@@ -386,9 +408,16 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     )
     gain = np.mean(mine) - np.mean(kd)
     assert f"student-mine − student-resnet: {gain:+.2f} [" in printed
+    table = pd.read_csv(out / "results.csv").set_index("name").loc["student-mine"]
+    assert table["kd"] == "student-resnet" and table["baseline"] == "baseline"
+    assert table["delta_kd"] == pytest.approx(gain, rel=1e-4)
+    reach = scipy.stats.t.ppf(0.975, 1) * scipy.stats.sem(np.subtract(mine, kd))
+    ends = list(table[["delta_kd_low", "delta_kd_high"]])
+    assert ends == pytest.approx([gain - reach, gain + reach], rel=1e-4)
     base = records.read(small / "notes" / "baseline" / "seed-0").config
     words = f"lr: {base['lr']} and 0.05, precision: {base['precision']!r} and 'bfloat16'"
     assert f"student-mine differs from the baseline in {words}" in printed
+    assert table["besides"] == words
     assert "student-other had another teacher than" in printed
     lines = {
         name: re.search(
@@ -761,10 +790,11 @@ def test_a_teacher_of_ones_own_is_found_where_the_student_found_it(small, report
     assert code == 0 and errors == ""
     assert set(table["name"]) == {"teacher-resnet", "baseline", "student-resnet"}
     assert table["agreement_with_teacher"].notna().sum() == 2
+    assert dict(zip(table["name"], table["seeds"], strict=True))["teacher-resnet"] == 0
     where = small / "notes" / "teacher-resnet" / "seed-0"
-    assert (
-        f"student-resnet was taught by {where}, " in (look.parent / "out" / "report.md").read_text()
-    )
+    page = (look.parent / "out" / "report.md").read_text()
+    assert f"student-resnet was taught by {where}, " in page
+    assert re.search(r"^\| teacher-resnet \| – \| 9", page, re.MULTILINE)  # no run of this folder
     for path in (small / "notes" / "teacher-resnet").rglob("predictions.npz"):
         with np.load(path) as arrays:  # of other images: of no use
             fewer = {key: values[:100] for key, values in arrays.items()}
