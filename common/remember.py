@@ -79,6 +79,8 @@ class RememberedLogits:
         row = self._row(view)
         missing = self.table[row, index, 0].isnan().nonzero().squeeze(1)
         size = self.device.evaluation_batch
+        if len(missing) and not self.asked and not sys.stderr.isatty():  # where no bar shows it
+            print(f"asking the teacher about {len(missing):,} images first", flush=True)
         with progress(self.device, "asking the teacher", len(missing), "image") as bar:
             for start in range(0, len(missing), size):
                 stop.check()

@@ -426,7 +426,9 @@ def test_a_teacher_of_ones_own_may_normalise_its_input(dataset):
     assert network[3].weight.dtype == torch.bfloat16  # not converted at every call
 
 
-def test_a_teacher_is_asked_in_batches_of_one_size_whatever_is_missing(dataset, device, teacher):
+def test_a_teacher_is_asked_in_batches_of_one_size_whatever_is_missing(
+    dataset, device, teacher, capsys
+):
     """Else the last bits would depend on what was known before."""
     remembered = RememberedLogits(teacher, dataset, device, "digest", None)
     sizes, ask = [], remembered.ask
@@ -440,6 +442,8 @@ def test_a_teacher_is_asked_in_batches_of_one_size_whatever_is_missing(dataset, 
     for count in (100, len(dataset)):
         remembered.prepare(index[:count], view[:count], StopSignals())
     assert sizes == [device.evaluation_batch] * 2 and remembered.asked == len(dataset)
+    # Where no bar shows it, the first and longest time is announced.
+    assert capsys.readouterr().out == "asking the teacher about 100 images first\n"
 
 
 @pytest.mark.parametrize(
