@@ -76,11 +76,8 @@ class RememberedLogits:
         """Compute what is not known yet of an epoch's views (M,) of images (M,)."""
         if not self.remembers:
             self.table.fill_(torch.nan)
-        row = self._row(view)
-        missing = self.table[row, index, 0].isnan().nonzero().squeeze(1)
+        row, missing = self._row(view), self.unknown(index, view)
         size = self.device.evaluation_batch
-        if len(missing) and not self.asked and not sys.stderr.isatty():  # where no bar shows it
-            print(f"asking the teacher about {len(missing):,} images first", flush=True)
         with progress(self.device, "asking the teacher", len(missing), "image") as bar:
             for start in range(0, len(missing), size):
                 stop.check()
@@ -93,6 +90,10 @@ class RememberedLogits:
                 bar.update(len(chunk))
         if self.asked - self.kept > KEEP_SHARE * self.table[..., 0].numel():  # a kill may come
             self.keep()
+
+    def unknown(self, index: Tensor, view: Tensor) -> Tensor:
+        """Which of these views (M,) of images (M,) the table has no answer to."""
+        return self.table[self._row(view), index, 0].isnan().nonzero().squeeze(1)
 
     def ask(self, images: Tensor) -> Tensor:
         """The network's own answer to images (N, 1, 28, 28) uint8: (N, 10) float32."""
@@ -137,6 +138,10 @@ class Ensemble:
         return torch.stack([member(batch) for member in self.members]).mean(0)
 
     def prepare(self, index: Tensor, view: Tensor, stop: StopSignals) -> None:
+        first = not any(member.asked for member in self.members)
+        count = sum(len(member.unknown(index, view)) for member in self.members)
+        if first and count and not sys.stderr.isatty():  # where no bar shows it
+            print(f"asking for {count:,} answers of the teacher first", flush=True)
         for member in self.members:
             member.prepare(index, view, stop)
 

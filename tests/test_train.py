@@ -406,6 +406,18 @@ def test_a_table_made_otherwise_is_not_read(dataset, device, teacher, tmp_path, 
     assert table(*(other(monkeypatch, dataset, device) or made)).table.isnan().all()
 
 
+def test_the_first_asking_is_announced_where_no_bar_shows_it(dataset, device, teacher, capsys):
+    members = [RememberedLogits(teacher, dataset, device, "digest", None) for _ in range(2)]
+    first, second = (dataset.epoch(0, epoch) for epoch in (1, 2))
+    members[1].prepare(*(part[:100] for part in first), StopSignals())
+    members[1].asked = 0  # as of answers that were on disk
+    ensemble = Ensemble(members)
+    for index, view in (first, second):
+        ensemble.prepare(index, view, StopSignals())
+    count = 2 * len(dataset) - 100
+    assert capsys.readouterr().out == f"asking for {count:,} answers of the teacher first\n"
+
+
 def test_a_teacher_can_be_asked_for_more_than_its_table_has(dataset, teacher):
     config = quick_config(precision="bfloat16")
     remembered = RememberedLogits(teacher, dataset, choose_device(config), "digest", None)
@@ -426,9 +438,7 @@ def test_a_teacher_of_ones_own_may_normalise_its_input(dataset):
     assert network[3].weight.dtype == torch.bfloat16  # not converted at every call
 
 
-def test_a_teacher_is_asked_in_batches_of_one_size_whatever_is_missing(
-    dataset, device, teacher, capsys
-):
+def test_a_teacher_is_asked_in_batches_of_one_size_whatever_is_missing(dataset, device, teacher):
     """Else the last bits would depend on what was known before."""
     remembered = RememberedLogits(teacher, dataset, device, "digest", None)
     sizes, ask = [], remembered.ask
@@ -442,8 +452,6 @@ def test_a_teacher_is_asked_in_batches_of_one_size_whatever_is_missing(
     for count in (100, len(dataset)):
         remembered.prepare(index[:count], view[:count], StopSignals())
     assert sizes == [device.evaluation_batch] * 2 and remembered.asked == len(dataset)
-    # Where no bar shows it, the first and longest time is announced.
-    assert capsys.readouterr().out == "asking the teacher about 100 images first\n"
 
 
 @pytest.mark.parametrize(
