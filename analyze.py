@@ -354,8 +354,8 @@ WORDS_EXPLAINED = (
     "same networks with a stronger schedule and augmentation."
 )
 COLUMNS_EXPLAINED = (
-    "Accuracies are in percent: mean ± sample deviation over the seeds (–: a teacher from "
-    "elsewhere).",
+    "Accuracies are in percent: mean ± sample deviation over the seeds.",
+    "seeds: how many; –: a teacher of these students that is not among the runs here.",
     "test: at the epoch chosen on the held-out images.",
     "gain on baseline: student − baseline (of another network than the small CNN: on its own "
     "baseline, if that is there) in points of test, paired by seed, with its 95 % interval "
@@ -752,15 +752,20 @@ def runs_table(comparison: Comparison) -> Table:
 
     def seconds(runs: Sequence[Record]) -> str:
         """By device: times on different ones are not to be compared."""
-        times: dict[str, list[float]] = defaultdict(list)
+        spent: dict[str, list[pd.Series]] = defaultdict(list)
         for run in runs:
-            own: dict[str, float] = defaultdict(float)
+            own: dict[str, list[pd.Series]] = defaultdict(list)
             for rows, config in run.stages:
-                device = f"{config['device_name']}, {config['precision']}"
-                own[device] += rows["seconds"].sum()
-            for device, value in own.items():
-                times[device].append(value)
-        return "; ".join(f"{device}: {from_to(times[device])}" for device in sorted(times))
+                own[f"{config['device_name']}, {config['precision']}"].append(rows["seconds"])
+            for device, parts in own.items():
+                spent[device].append(pd.concat(parts))
+        words = []
+        for device, parts in sorted(spent.items()):
+            part = f"{device}: {from_to([each.sum() for each in parts])}"
+            if any(len(each) < runs[0].config["epochs"] for each in parts):
+                part += f" ({from_to([len(each) for each in parts])} of the epochs)"
+            words.append(part)
+        return "; ".join(words)
 
     def versions(runs: Sequence[Record]) -> str:
         used = {str(c["versions"].get("torch", DASH)) for run in runs for _, c in run.stages}

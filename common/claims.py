@@ -256,17 +256,17 @@ def alike(trio: Trio) -> list[Part]:
     matrices = [np.mean([run.confusion for run in runs], axis=0) for runs in both]
     off_diagonal = ~np.eye(CLASS_COUNT, dtype=bool)
     confusions = stats.correlation(*(matrix[off_diagonal] for matrix in matrices))
-    asides = [f"over the 90 confusions: {confusions:.2f}"]
+    asides = {"over the 90 confusions": f"{confusions:.2f}"}
     if len(trio.baselines) > 1:
         with_teacher = _mean_correlation(itertools.product(trio.teachers, trio.baselines))
         with_baseline = _mean_correlation(itertools.combinations(trio.baselines, 2))
-        asides.append(f"one run each: {with_teacher:.3f}, two baselines: {with_baseline:.3f}")
+        asides |= {"one run each": f"{with_teacher:.3f}", "two baselines": f"{with_baseline:.3f}"}
     return [
         Part(
             "correlation of teacher's and baseline's errors over the classes",
             stats.permuted_correlation(*errors),
-            # nan: errors of a run are the same in all classes, as where there are none.
-            aside="; ".join(each for each in asides if "nan" not in each),
+            # nan: the errors of a run are the same in all classes, as where there are none.
+            aside=", ".join(f"{name}: {r}" for name, r in asides.items() if r != "nan"),
         )
     ]
 

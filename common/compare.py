@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from common.config import (
     BaselineConfig,
     StudentConfig,
     differing,
+    is_finished,
 )
 from common.records import (
     CLASS_COUNT,
@@ -54,7 +56,7 @@ def _moved(name: str, runs: Sequence[Record]) -> list[str]:
     seeds = defaultdict(list)
     for run in runs:
         for change in run.config.get("resumed_with") or ():
-            where = ", ".join(f"{key} {change[key]}" for key in WHERE if key in change)
+            where = ", ".join(f"{key} {change[key]}" for key in sorted(WHERE & change.keys()))
             if where:  # else but bits differ
                 seeds[f"after epoch {change['after_epoch']}: {where}"].append(str(run.seed))
     return [f"{name} seed {', '.join(of)} went on elsewhere {what}" for what, of in seeds.items()]
@@ -62,7 +64,8 @@ def _moved(name: str, runs: Sequence[Record]) -> list[str]:
 
 def _place(name: str, like: Record) -> Path:
     """Where a network's run of the seed of `like` lies beside that."""
-    return like.folder.parent.parent / name / like.folder.name
+    folder = Path(os.path.abspath(like.folder))  # "." has no parents
+    return folder.parent.parent / name / folder.name
 
 
 def _command(name: str, like: Record, teacher: Record | None = None) -> str:
@@ -76,7 +79,7 @@ def _command(name: str, like: Record, teacher: Record | None = None) -> str:
         command += ["--seed", like.seed]
     if role == "teacher" or (role == "baseline" and arch):
         command += ["--arch", arch]
-    elif teacher and (arch == "cnn" or elsewhere):
+    elif teacher and (arch == "cnn" or elsewhere or teacher.seed != like.seed):
         command += ["--teacher", teacher.folder]
     usual = RECIPES.get(like.recipe, {}).get("teacher" if role == "teacher" else "small-cnn", {})
     if (epochs := like.config.get("epochs")) and epochs != usual.get("epochs"):
@@ -405,10 +408,10 @@ class Comparison:
         own = [run for run in everyone if run.folder not in self.lent]
         # The notes' come first, the baseline before its students.
         compared = [run for run in own if run.role != "teacher" and run.config["arch"] == small]
-        like = (compared or own or everyone)[0]
-        teachers = groups.get(f"teacher-{arch}", [])
-        of_seed = [teacher for teacher in teachers if teacher.seed == like.seed]
-        return like, next(iter(of_seed or teachers), None)
+        teachers = {run.seed: run for run in reversed(groups.get(f"teacher-{arch}", []))}
+        with_teacher = [run for run in compared if run.seed in teachers]
+        like = (with_teacher or compared or own or everyone)[0]
+        return like, teachers.get(like.seed, next(reversed(teachers.values()), None))
 
     def missing(self, root: Path) -> list[str]:
         """What an experiment lacks of the runs below `root`, and the command that makes it."""
@@ -443,7 +446,8 @@ class Comparison:
                 like, teacher = self._beside(recipe, name)
                 place = _place(name, like)
                 if (place / "config.json").exists():
-                    if not place.resolve().is_relative_to(root.resolve()):
+                    outside = not place.is_relative_to(os.path.abspath(root))
+                    if outside and is_finished(place) and like.folder not in self.lent:
                         problems.append(
                             f"{name} of recipe {recipe} is not below {root}, but {place} holds "
                             "one: name a folder above both with --runs"
@@ -537,6 +541,7 @@ class Comparison:
             "delta_kd": gain_kd.value,
             "delta_kd_low": gain_kd.low,
             "delta_kd_high": gain_kd.high,
+            "pairs_kd": len(kd.students) if kd else 0,
         }
 
 

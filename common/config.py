@@ -5,6 +5,7 @@ the field otherwise.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -122,8 +123,7 @@ positive_int = _number(int, "a whole number from 1 to 1,000,000", lambda v: 1 <=
 # Every generator takes these; the seeds of a run's epochs are made from it.
 natural = _number(int, "a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)
 positive = _number(float, "a finite number above 0", lambda v: v > 0)
-# Beyond, float32 has no digits left for how little softened outputs differ.
-temperature = _number(float, "a number from 0.01 to 100", lambda v: 0.01 <= v <= 100)
+temperature = _number(float, "a number from 0.01 to 1000", lambda v: 0.01 <= v <= 1000)
 non_negative = _number(float, "a finite number from 0 up", lambda v: v >= 0)
 unit = _number(float, "a number from 0 to 1", lambda v: 0 <= v <= 1)
 below_one = _number(float, "a number from 0 to below 1", lambda v: 0 <= v < 1)
@@ -181,10 +181,11 @@ def architecture(text: str) -> str:
 
 
 def _entry(text: str, known: Mapping[str, Any], where: str, arguments: Sequence[str]) -> str:
-    """A name among the `known` that a folder and a row of the report may have, of a function."""
+    """`text`, if `known` has a function of `arguments` under it, and it may name a folder."""
     try:
         one_of(*known)(text)
-        inspect.signature(known[text]).bind(*arguments)
+        with contextlib.suppress(ValueError):  # of one whose signature is not known
+            inspect.signature(known[text]).bind(*arguments)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}; enter your own in {where}") from error
     except TypeError as error:

@@ -147,15 +147,13 @@ def distillation_loss(
     hard = functional.cross_entropy(student_logits, labels, label_smoothing=label_smoothing)
     soft = soft_loss(student_logits, teacher_logits.detach(), labels, temperature)
     if not isinstance(soft, Tensor) or soft.ndim > 0:
-        kind, what_to_do = f"a {type(soft).__name__}", "leave out what makes it so, as .item()"
+        kind = f"a {type(soft).__name__}"
         if isinstance(soft, Tensor):
-            kind, what_to_do = f"a tensor of shape {tuple(soft.shape)}", "end it with .mean()"
-        elif soft is None:
-            kind, what_to_do = "nothing", "let it return the loss"
+            kind = f"a tensor of shape {tuple(soft.shape)}"
         raise UserError(
             f"the soft loss returned {kind}",
             "it is to be a tensor of one number, the mean over the batch",
-            what_to_do,
+            "return that, ended with .mean() and without .item()",
         )
     return Loss((1 - alpha) * hard + alpha * soft_weight * soft, hard, soft)
 

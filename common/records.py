@@ -42,7 +42,7 @@ IF_THERE = {
     "resumed_with": list,  # of dicts: what it was gone on with, and after which epoch
 }  # fmt: skip
 # How a run is carried out, as far as a result may depend on it.
-WHERE = ("device", "device_name", "precision", "processes")
+WHERE = {"device", "device_name", "precision", "processes"}
 # What runs of one name may have otherwise than each other: everything else in config.json is a
 # setting, and a table row that mixes settings says so.
 # The number of processes counts as a setting: batch norm normalises by a process's part of a batch.
@@ -93,10 +93,13 @@ class Record:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """config.json; of a run that went on elsewhere with all that it was carried out on."""
-        ways = {key: dict.fromkeys(c.get(key) for _, c in self.stages) for key in WHERE}
-        moved = {key: ", then ".join(map(str, way)) for key, way in ways.items() if len(way) > 1}
-        return self.config | moved
+        """config.json; of a run that went on elsewhere with where, and after which epoch."""
+        settings = dict(self.config)
+        for change in self.config.get("resumed_with") or ():
+            for key in change.keys() & WHERE:
+                before = settings.get(key, 1)  # older versions had one process, and did not say so
+                settings[key] = f"{before}, after epoch {change['after_epoch']} {change[key]}"
+        return settings
 
     @property
     def best_row(self) -> pd.Series:
@@ -358,7 +361,7 @@ def inconsistencies(records: list[Record]) -> list[str]:
         groups[record.recipe, record.name].append(record)
     for (recipe, name), group in groups.items():
         for other in group[1:]:
-            if what := in_words(group[0].config, other.config, NOT_SETTINGS):
+            if what := in_words(group[0].settings, other.settings, NOT_SETTINGS):
                 problems.append(f"{other.folder}: not the settings of {group[0].folder} ({what})")
         problems += [
             f"{run.folder} holds a run of {own}, and counts as {name} by its folder"
@@ -367,7 +370,7 @@ def inconsistencies(records: list[Record]) -> list[str]:
         ]
         twin = groups.get((recipe, "baseline"), group)[0]
         ignored = (NOT_SETTINGS | LOSS_SETTINGS) - {"precision"}
-        what = in_words(twin.config, group[0].config, ignored)
+        what = in_words(twin.settings, group[0].settings, ignored)
         if what and group[0].role == "student" and name in NAMES:
             problems.append(f"{group[0].folder}: not the baseline's settings ({what})")
     return problems

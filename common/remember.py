@@ -138,10 +138,11 @@ class Ensemble:
         return torch.stack([member(batch) for member in self.members]).mean(0)
 
     def prepare(self, index: Tensor, view: Tensor, stop: StopSignals) -> None:
-        first = not any(member.asked for member in self.members)
-        count = sum(len(member.unknown(index, view)) for member in self.members)
-        if first and count and not sys.stderr.isatty():  # where no bar shows it
-            print(f"asking for {count:,} answers of the teacher first", flush=True)
+        if not any(member.asked for member in self.members) and not sys.stderr.isatty():
+            count = sum(len(member.unknown(index, view)) for member in self.members)
+            if count:  # where no bar shows it
+                count *= self.members[0].device.processes
+                print(f"asking for about {count:,} answers of the teacher first", flush=True)
         for member in self.members:
             member.prepare(index, view, stop)
 

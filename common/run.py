@@ -283,12 +283,14 @@ class Run:
             raise
 
     def _refuse_other_things(self) -> None:
-        """A folder that has files, and none of a run, is somebody's: nothing is put between."""
-        there = {path.name for path in self.folder.glob("[!.]*") if not path.match("logits-*.pt")}
-        if there and not there.intersection(FILES):
+        """A folder of folders or of code is no place for a run's files."""
+        there = [
+            path for path in self.folder.glob("[!.]*") if path.is_dir() or path.suffix == ".py"
+        ]
+        if there and not any((self.folder / name).exists() for name in FILES):
             raise UserError(
                 f"{self.folder} holds no run but other things",
-                textwrap.shorten(", ".join(sorted(there)), 60, placeholder=" ..."),
+                textwrap.shorten(", ".join(sorted(path.name for path in there)), 60),
                 "choose another folder with --out: it need not be there yet",
             )
 

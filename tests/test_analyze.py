@@ -35,7 +35,7 @@ RESULTS_COLUMNS = (
     "recipe,name,parameters,seeds,train_accuracy,test_selected,test_selected_std,test_last,"
     "test_last_std,test_best_epoch,test_best_epoch_std,delta,delta_low,delta_high,gap_recovered,"
     "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected,pairs,"
-    "baseline,besides,kd,delta_kd,delta_kd_low,delta_kd_high"
+    "baseline,besides,kd,delta_kd,delta_kd_low,delta_kd_high,pairs_kd"
 )
 CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict,over,p,p_statistic"
 SMALL = {"count": 200, "epochs": 16}
@@ -366,8 +366,9 @@ def test_networks_that_differ_in_the_same_from_the_baseline_share_a_line(small, 
 def test_the_readme_explains_every_column_of_the_tables():
     readme = (ROOT / "README.md").read_text()
     section = readme.partition("## What is logged")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`(\w+)`", section))
-    assert not set(LOG_COLUMNS) - named
+    log, _, results = section.partition("`analyze.py` leaves")
+    assert not set(LOG_COLUMNS) - set(re.findall(r"`(\w+)`", log))
+    named = set(re.findall(r"`(\w+)`", results))
     expanded = named | {f"{name}{end}" for name in named for end in ("_std", "_low", "_high")}
     assert not set(RESULTS_COLUMNS.split(",")) - expanded
 
@@ -476,7 +477,8 @@ def test_a_student_trained_on_another_device_than_its_baseline_is_told(small, un
     assert words in printed
     assert "student-resnet seed 1 went on elsewhere after epoch 4: device cuda" in printed
     assert printed.count("went on") == 2
-    assert "in device_name: 'CPU, then A card' and 'Elsewhere' (seed 1)" in printed
+    words = "in device_name: 'CPU, after epoch 5 A card' and 'Elsewhere' (seed 1)"
+    assert words in printed
 
 
 def test_what_of_a_run_was_done_elsewhere_is_counted_there(small, undrawn, capsys):
@@ -490,10 +492,20 @@ def test_what_of_a_run_was_done_elsewhere_is_counted_there(small, undrawn, capsy
     row = next(
         line for line in page.splitlines() if line.startswith("| student-resnet, notes | ep")
     )
-    assert row.endswith("| 2, 3.1 | A card, float32: 110; CPU, float32: 50 to 160 |")
-    words = "student-resnet differs from the baseline in device_name: 'CPU' and 'CPU, then A card'"
+    times = (
+        "A card, float32: 110 (11 of the epochs); CPU, float32: 50 to 160 (5 to 16 of the epochs)"
+    )
+    assert row.endswith(f"| 2, 3.1 | {times} |")
+    words = (
+        "student-resnet differs from the baseline in device_name: 'CPU' and 'CPU, after epoch 5 A"
+    )
     assert words in " ".join(capsys.readouterr().out.split())
     assert len(re.findall(r"^\| student-resnet \|.*‡ \|", page, re.MULTILINE)) == 1
+    change(config, resumed_with=[moved, again | {"processes": 2}])
+    assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 1
+    errors = capsys.readouterr().err
+    assert "seed-1: not the settings of " in errors
+    assert "(processes: None and '1, after epoch 9 2')" in errors
     for damage in (
         [moved | {"after_epoch": "5"}],
         [moved | {"versions": "3"}],
@@ -1001,7 +1013,9 @@ def test_a_network_of_ones_own_trained_alone_wants_a_baseline(tmp_path, reported
     assert code == 1 and words in errors and "--epochs" not in errors  # as many as the recipe says
 
 
-def test_an_absent_student_is_to_be_of_the_seed_that_has_a_baseline(tmp_path, reported):
+def test_an_absent_student_is_to_be_of_the_seed_that_has_a_baseline(
+    tmp_path, reported, monkeypatch
+):
     """And of its length, with the teacher of that seed, if there is one."""
     runs, long = tmp_path / "some runs", {"count": 200, "epochs": 40}
     for seed in (3, 4, 5):
@@ -1012,13 +1026,16 @@ def test_an_absent_student_is_to_be_of_the_seed_that_has_a_baseline(tmp_path, re
     teacher = runs / "notes" / "teacher-resnet" / "seed-4"
     command = f"--seed 4 --teacher '{teacher}' --epochs 16 --out '{place}' makes it"  # quoted
     assert code == 1 and command in errors
-    shutil.move(runs / "notes" / "baseline" / "seed-4", runs / "notes" / "baseline" / "seed-7")
-    change(runs / "notes" / "baseline" / "seed-7" / "config.json", seed=7)
+    fake.write_run(runs, "baseline", 1, **SMALL)
+    assert command in reported(runs)[2]  # that has no teacher of its own
+    shutil.rmtree(runs / "notes" / "baseline" / "seed-4")
     teacher = runs / "notes" / "teacher-resnet" / "seed-3"
-    assert f"--seed 7 --teacher '{teacher}' --epochs 16 --out " in reported(runs)[2]
+    assert f"--seed 1 --teacher '{teacher}' --epochs 16 --out " in reported(runs)[2]
+    monkeypatch.setattr(compare, "RUNS_DIR", runs)  # where a teacher of the seed is the default
+    assert f"--seed 1 --teacher '{teacher}' --epochs 16 makes it" in reported(runs)[2]
 
 
-def test_runs_beside_the_folder_are_told_of(small, reported):
+def test_runs_beside_the_folder_are_told_of(small, reported, monkeypatch):
     """Of one network alone, where the others are there."""
     code, table, errors = reported(small / "notes" / "baseline")
     assert code == 1 and list(table["name"]) == ["baseline"]
@@ -1028,6 +1045,10 @@ def test_runs_beside_the_folder_are_told_of(small, reported):
     )
     assert words + " holds one: name a folder above both with --runs" in errors
     assert "makes it" not in errors
+    monkeypatch.chdir(small / "notes" / "baseline")
+    assert f" is not below ., but {folder} holds one" in reported(Path("."))[2]
+    (folder / "summary.json").unlink()
+    assert "student-resnet" not in reported(Path("."))[2]  # not finished: it is begun
 
 
 def test_a_lent_teacher_is_not_what_a_missing_network_is_to_be_like(tmp_path, reported):

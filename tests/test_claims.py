@@ -392,6 +392,9 @@ def test_c4_leaves_out_what_a_flawless_run_has_no_correlation_for():
     part = claims.alike(replace(trio, baselines=[flawless, *trio.baselines[1:]]))[0]
     assert math.isfinite(part.estimate.value)
     assert re.fullmatch(r"over the 90 confusions: 0\.\d\d", part.aside)
+    good = fake.record("baseline", 1)
+    two = [replace(flawless, val_labels=good.val_labels), good]  # of a teacher there is one pair
+    assert "one run each" not in claims.alike(replace(trio, baselines=two))[0].aside
     part = claims.alike(replace(trio, baselines=[flawless]))[0]
     assert math.isnan(part.estimate.value) and part.aside == ""
 

@@ -439,17 +439,17 @@ def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, flags):
     """Such as one of runs, or of code."""
     finished(tmp_path / "baseline" / "seed-0")
     before = contents(tmp_path / "baseline" / "seed-0")
-    with pytest.raises(UserError, match="holds no run but other things; baseline; choose another"):
+    (tmp_path / "model.py").touch()
+    words = "holds no run but other things; baseline, model.py; choose another"
+    with pytest.raises(UserError, match=words):
         open_with(tmp_path, **flags)
-    assert [path.name for path in tmp_path.iterdir()] == ["baseline"]  # no lock, either
+    assert {path.name for path in tmp_path.iterdir()} == {"baseline", "model.py"}  # no lock, either
     assert contents(tmp_path / "baseline" / "seed-0") == before
-    teacher = (
-        tmp_path / "teacher"
-    )  # kept from a run that was thrown away; what is hidden is not asked
-    teacher.mkdir()
-    for name in ("logits-1f.pt", ".DS_Store"):
-        (teacher / name).touch()
-    open_with(teacher, **flags).close()
+    own = tmp_path / "own"  # the output is sent to a file there, as by a cluster's scheduler
+    own.mkdir()
+    for name in ("train.log", "logits-1f.pt", ".DS_Store"):
+        (own / name).touch()
+    open_with(own, **flags).close()
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):

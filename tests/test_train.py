@@ -415,7 +415,7 @@ def test_the_first_asking_is_announced_where_no_bar_shows_it(dataset, device, te
     for index, view in (first, second):
         ensemble.prepare(index, view, StopSignals())
     count = 2 * len(dataset) - 100
-    assert capsys.readouterr().out == f"asking for {count:,} answers of the teacher first\n"
+    assert capsys.readouterr().out == f"asking for about {count:,} answers of the teacher first\n"
 
 
 def test_a_teacher_can_be_asked_for_more_than_its_table_has(dataset, teacher):
