@@ -752,19 +752,19 @@ def runs_table(comparison: Comparison) -> Table:
 
     def seconds(runs: Sequence[Record]) -> str:
         """By device: times on different ones are not to be compared."""
-        spent: dict[str, list[pd.Series]] = defaultdict(list)
-        for run in runs:
-            own: dict[str, list[pd.Series]] = defaultdict(list)
-            for rows, config in run.stages:
-                own[f"{config['device_name']}, {config['precision']}"].append(rows["seconds"])
-            for device, parts in own.items():
-                spent[device].append(pd.concat(parts))
+        parts = pd.concat(
+            rows[["seconds"]].assign(
+                device=f"{config['device_name']}, {config['precision']}", seed=run.seed
+            )
+            for run in runs
+            for rows, config in run.stages
+        )
         words = []
-        for device, parts in sorted(spent.items()):
-            part = f"{device}: {from_to([each.sum() for each in parts])}"
-            if any(len(each) < runs[0].config["epochs"] for each in parts):
-                part += f" ({from_to([len(each) for each in parts])} of the epochs)"
-            words.append(part)
+        for device, part in parts.groupby("device"):
+            by_seed = part.groupby("seed")["seconds"]
+            epochs = by_seed.size()
+            of = f" ({from_to(epochs)} of the epochs)" * (min(epochs) < runs[0].config["epochs"])
+            words.append(f"{device}: {from_to(by_seed.sum())}{of}")
         return "; ".join(words)
 
     def versions(runs: Sequence[Record]) -> str:

@@ -408,10 +408,10 @@ class Comparison:
         own = [run for run in everyone if run.folder not in self.lent]
         # The notes' come first, the baseline before its students.
         compared = [run for run in own if run.role != "teacher" and run.config["arch"] == small]
-        teachers = {run.seed: run for run in reversed(groups.get(f"teacher-{arch}", []))}
+        teachers = {run.seed: run for run in groups.get(f"teacher-{arch}", [])}
         with_teacher = [run for run in compared if run.seed in teachers]
         like = (with_teacher or compared or own or everyone)[0]
-        return like, teachers.get(like.seed, next(reversed(teachers.values()), None))
+        return like, teachers.get(like.seed, next(iter(teachers.values()), None))
 
     def missing(self, root: Path) -> list[str]:
         """What an experiment lacks of the runs below `root`, and the command that makes it."""
