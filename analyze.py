@@ -41,7 +41,16 @@ from common.page import (
     to_html,
     to_markdown,
 )
-from common.records import LOSS_SETTINGS, NAMES, Record, Unreadable, read, read_all
+from common.records import (
+    LOSS_SETTINGS,
+    NAMES,
+    NOT_SETTINGS,
+    SETTINGS,
+    Record,
+    Unreadable,
+    read,
+    read_all,
+)
 from common.stats import Estimate
 
 TITLE = "Distillation on Fashion-MNIST"
@@ -107,11 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print(f"runs in {root}\n{TERMINAL_EXPLAINED}")
     for recipe in comparison.recipes:
-        words = terminal_table(comparison, recipe)
+        words, own = terminal_table(comparison, recipe), own_in_words(comparison, recipe)
         print(f"\nrecipe {recipe}, accuracies in %\n{words}")
-        for each in marks_explained(words):
+        for each in marks_explained("\n".join([words, *own])):
             print(wrapped(each))
-        if own := own_in_words(comparison, recipe):
+        if own:
             print()
         for line in own:
             print(wrapped(line, indent="  "))
@@ -281,6 +290,8 @@ def own_table(
             gain = row["gain on baseline"].removesuffix(UNEQUAL)  # BESIDES says it
             row["gain on baseline"] = gain if base == "baseline" else f"{gain} ({base})"
             row[ON_KD] = gain_beside(comparison, kd) if kd else DASH
+            if kd and (taught := kd.baselines[0].name) not in NAMES:
+                row[ON_KD] += f" on {taught}"
             row[ON_EQUAL] = "; ".join(
                 f"{gain_beside(comparison, trio)} on {trio.baselines[0].name}" for trio in controls
             )
@@ -368,6 +379,10 @@ COLUMNS_EXPLAINED = (
     "chosen by it, not by test.",
     "The sentences at the top have the teachers that taught the students of that experiment, once "
     "for each student; the table has all.",
+    "gain on plain distillation: on the student of loss kd whose settings are nearest, which is "
+    "student-resnet unless another is named; (other alpha): that setting of the loss differs, too.",
+    "gain on a control that differs in the loss alone: on a baseline or a kd student of your own, "
+    "with these settings and on this device.",
     ONE_SEED_EXPLAINED,
     UNEQUAL_EXPLAINED,
 )
@@ -744,11 +759,16 @@ def runs_table(comparison: Comparison) -> Table:
         "soft_weight": "soft weight {}",
     }  # fmt: skip
 
+    known = NOT_SETTINGS | SETTINGS.keys() | {"momentum", "flip", "data_sha256", "processes"}
+
     def settings(config: dict) -> str:
         shown = {key: value for key, value in config.items() if value is not None}
         if config["schedule"] != "step":
             shown.pop("drop", None)
-        return ", ".join(form.format(shown[key]) for key, form in words.items() if key in shown)
+        own = {key: f"{key} {{}}" for key in shown.keys() - words - known if shown[key]}
+        return ", ".join(
+            form.format(shown[key]) for key, form in (words | own).items() if key in shown
+        )
 
     def seconds(runs: Sequence[Record]) -> str:
         """By device: times on different ones are not to be compared."""

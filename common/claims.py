@@ -394,7 +394,8 @@ CLAIMS: dict[str, tuple[str, str, Callable[[Trio], list[Part]]]] = {
     ),
     "C6": (
         "The student's errors are spread more evenly over the classes than the baseline's.",
-        "Standard deviation over mean of the error rates of the ten classes, paired by seed.",
+        "Standard deviation over mean of the error rates of the ten classes, paired by seed. "
+        "Beside it the change of the entropy of the classes' shares of all errors, 1 where even.",
         more_even,
     ),
     "C7": (

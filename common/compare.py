@@ -70,7 +70,7 @@ def _place(name: str, like: Record) -> Path:
 
 def _command(name: str, like: Record, teacher: Record | None = None) -> str:
     """What trains a network of the notes, or the baseline of another small network, of the seed and
-    length of `like`, to lie beside it."""
+    length of `like`, to lie beside it; and, if that is of the same kind, with its settings."""
     role, _, arch = name.partition("-")
     place = _place(name, like)
     elsewhere = place.parent.parent.resolve() != RUNS_DIR / like.recipe
@@ -82,8 +82,12 @@ def _command(name: str, like: Record, teacher: Record | None = None) -> str:
     elif teacher and (arch == "cnn" or elsewhere or teacher.seed != like.seed):
         command += ["--teacher", teacher.folder]
     usual = RECIPES.get(like.recipe, {}).get("teacher" if role == "teacher" else "small-cnn", {})
-    if (epochs := like.config.get("epochs")) and epochs != usual.get("epochs"):
-        command += ["--epochs", epochs]
+    shared = usual.keys() - LOSS_SETTINGS if (role == "teacher") == (like.role == "teacher") else ()
+    for key in sorted({"epochs", *shared}):
+        value, flag = like.config.get(key), key.replace("_", "-")
+        if value is not None and value != usual.get(key):
+            switch = isinstance(value, bool)
+            command += [f"--{'no-' * (switch and not value)}{flag}", *[value] * (not switch)]
     if elsewhere:
         command += ["--out", place]
     return shlex.join(map(str, command))
@@ -200,8 +204,8 @@ class Comparison:
     def against_kd(self, recipe: str, name: str) -> Trio | None:
         """The runs of `name` with the students of plain distillation of their seeds.
 
-        Of their own architecture and, if there are such, of their own teachers; else with
-        experiment 2's, the ResNet.
+        Of their own architecture, and of those the ones with the fewest other settings; then, if
+        there are such, of their own teachers; else experiment 2's, of the ResNet.
         """
         arch = self._arch(recipe, name)
         usual = StudentConfig(arch=arch, loss="kd")
@@ -215,7 +219,10 @@ class Comparison:
         )
         return max(
             (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch),
-            key=lambda trio: sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
+            key=lambda trio: (
+                -len(self.unequal_settings(trio)),
+                sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
+            ),
             default=None,
         )
 

@@ -170,18 +170,30 @@ def soft_loss(text: str) -> str:
     from common.loss import SOFT_LOSSES  # here: analyze.py reads this module and needs no torch
 
     arguments = ("student_logits", "teacher_logits", "labels", "temperature")
-    return _entry(text, SOFT_LOSSES, "SOFT_LOSSES of common/loss.py", arguments)
+    _entry(text, SOFT_LOSSES, "SOFT_LOSSES of common/loss.py", arguments)
+    if list(getattr(SOFT_LOSSES[text], "parameters", list)()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has parameters, and the student's alone are trained: register them with it, "
+            "as the README's hint does"
+        )
+    return text
 
 
 def architecture(text: str) -> str:
     """The name of a network, the user's own included."""
-    from common.models import NETWORKS  # here, as above
+    from torch import nn  # here, as above
 
-    return _entry(text, NETWORKS, "NETWORKS of common/models.py", ())
+    from common.models import NETWORKS
+
+    _entry(text, NETWORKS, "NETWORKS of common/models.py", ())
+    if isinstance(NETWORKS[text], nn.Module):
+        what = f"{text!r} in NETWORKS is a network"
+        raise argparse.ArgumentTypeError(f"{what}: enter a function that makes one anew")
+    return text
 
 
-def _entry(text: str, known: Mapping[str, Any], where: str, arguments: Sequence[str]) -> str:
-    """`text`, if `known` has a function of `arguments` under it, and it may name a folder."""
+def _entry(text: str, known: Mapping[str, Any], where: str, arguments: Sequence[str]) -> None:
+    """Raise unless `known` has a function of `arguments` under `text`, which may name a folder."""
     try:
         one_of(*known)(text)
         with contextlib.suppress(ValueError):  # of one whose signature is not known
@@ -193,7 +205,6 @@ def _entry(text: str, known: Mapping[str, Any], where: str, arguments: Sequence[
         raise argparse.ArgumentTypeError(f"{text!r} in {where} is not {wanted}: {error}") from error
     if not NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name for a run: rename it in the code")
-    return text
 
 
 def _unless(usual: str, value: str) -> str:

@@ -167,6 +167,12 @@ def try_out(loss: Callable[[Tensor, Tensor, Tensor], Loss], size: int, device: s
     labels = torch.arange(size, device=device) % 10
     teacher_logits += 10 * functional.one_hot(labels, 10)
     soft = loss(student_logits, teacher_logits, labels).soft
+    if not torch.equal(student_logits, weights):
+        raise UserError(
+            "the soft loss changes the student's logits in place",
+            "what is measured by them afterwards would be wrong",
+            "let it change a copy: student_logits.clone()",
+        )
     gradient = None
     if soft.requires_grad:
         (gradient,) = torch.autograd.grad(soft, weights, allow_unused=True)
@@ -187,3 +193,7 @@ def try_out(loss: Callable[[Tensor, Tensor, Tensor], Loss], size: int, device: s
             f"the soft loss of made-up logits is {soft:.4g}, below 0 (kl_div takes logarithms of "
             "the student's probabilities)"
         )
+    with torch.no_grad():
+        twice = [torch.cat([part, part]) for part in (student_logits, teacher_logits, labels)]
+        if torch.isclose(loss(*twice).soft, 2 * soft, rtol=1e-3, atol=0):
+            warn("the soft loss of twice as many images is twice as much: a sum for a mean?")

@@ -104,7 +104,10 @@ NETWORKS = {
 
 def build(name: str) -> nn.Module:
     """A network with fresh weights. Raises KeyError for an unknown name."""
-    return NETWORKS[name]().to(memory_format=torch.channels_last)
+    network = NETWORKS[name]()
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{name!r} in NETWORKS returns no network, but {network!r}")
+    return network.to(memory_format=torch.channels_last)
 
 
 def freeze(network: nn.Module) -> nn.Module:

@@ -351,6 +351,39 @@ def test_students_are_compared_with_the_baselines_of_their_seeds_only(tmp_path, 
     assert "train_baseline.py --recipe notes --seed 2" in errors
 
 
+def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, capsys):
+    """Not one with a hint besides, though its loss is kd, and its teacher the same."""
+    shared = {"teacher_sha256": "teacher-resnet-0"} | SMALL
+    for seed in range(2):
+        hint = {"hint_weight": 1.0, "parameters": 180_000}
+        fake.write_run(small, "student-resnet-hint", seed, **hint, **shared)
+        fake.write_run(small, "student-mine", seed, loss="mine", alpha=0.9, **shared)
+    out = small.parent / "out"
+    analyze.main(["--runs", str(small), "--out", str(out)])
+    printed, page = capsys.readouterr().out, (out / "report.md").read_text()
+    assert "student-mine − student-resnet: " in printed and "− student-resnet-hint" not in printed
+    assert pd.read_csv(out / "results.csv").set_index("name").loc["student-mine", "kd"] == (
+        "student-resnet"
+    )
+    row = next(
+        line for line in page.splitlines() if line.startswith("| student-resnet-hint, notes | e")
+    )
+    assert "soft weight 1.0, hint_weight 1.0 | 0 1 |" in row  # how it was made
+    shutil.rmtree(small / "notes" / "student-resnet")
+    analyze.main(["--runs", str(small), "--out", str(out)])
+    assert "student-mine − student-resnet-hint: " in capsys.readouterr().out
+    page = (out / "report.md").read_text()
+    assert re.search(r"^\| student-mine \|.*\(other alpha\) on student-resnet-hint \|", page, re.M)
+
+
+def test_a_mark_of_what_is_not_in_the_table_is_explained(tmp_path, undrawn, capsys):
+    for name in ("kd", "mine"):
+        fake.write_run(tmp_path, name, 100, role="student", teacher_sha256="1f", loss=name, **SMALL)
+    analyze.main(["--runs", str(tmp_path), "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "† points, one seed" in printed and printed.count("\n† one seed of each") == 1
+
+
 def test_networks_that_differ_in_the_same_from_the_baseline_share_a_line(small, undrawn, capsys):
     for name, rate in (("student-a", 0.05), ("student-b", 0.05), ("student-c", 0.07)):
         for seed in range(2):
@@ -432,7 +465,7 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
         word in printed for word in ("student-fair differs", "student-fair had", "student-mine had")
     )
     page = (out / "report.md").read_text()
-    assert "gain on a control" not in page
+    assert "| gain on a control" not in page
     assert "− student-resnet:" not in page  # a table says it there
     for name, words in (
         ("student-mine", rf"{re.escape(f'{gain:+.2f}')} \[[^|]*\] \| [^|]*precision: "),
@@ -555,14 +588,12 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
     assert "− baseline-fast" not in printed
     assert "student-resnet − baseline-slow" not in printed
     page = (small.parent / "out" / "report.md").read_text()
-    assert page.count("gain on a control that differs in the loss alone") == 1
-    gains = (
-        rf"{re.escape(f'{np.mean(mine) - np.mean(slow):+.2f}')} \[[^|;]+\] on baseline-slow; "
-        rf"{re.escape(f'{np.mean(mine) - np.mean(kd):+.2f}')} \[[^|;]+\] on student-slow"
+    assert page.count("| gain on a control that differs in the loss alone |") == 1
+    gains = (  # on plain distillation of these settings, and on the control
+        rf"{re.escape(f'{np.mean(mine) - np.mean(kd):+.2f}')} \[[^|;]+\] on student-slow \| "
+        rf"{re.escape(f'{np.mean(mine) - np.mean(slow):+.2f}')} \[[^|;]+\] on baseline-slow"
     )
-    assert re.search(
-        rf"^\| student-mine \|[^|]+\|[^|]+\|[^|]+\| {gains} \| lr: ", page, re.MULTILINE
-    )
+    assert re.search(rf"^\| student-mine \|[^|]+\|[^|]+\| {gains} \| lr: ", page, re.MULTILINE)
     assert re.search(r"^\| baseline-slow \|[^|]+\|[^|]+\|[^|]+\| – \| lr: ", page, re.MULTILINE)
     assert "student-mine −" not in page  # the table says it
 
@@ -602,9 +633,8 @@ def test_a_network_of_ones_own_is_compared_with_its_own(small, undrawn, capsys):
         assert f"| {mine - kd:+.2f} [" in row and row.endswith("| – |")
     shutil.rmtree(small / "notes" / "baseline-tiny" / "seed-1")
     assert analyze.main(["--runs", str(small), "--out", str(out)]) == 1
-    command = (
-        f"--seed 1 --arch tiny --epochs 16 --out {small / 'notes' / 'baseline-tiny' / 'seed-1'}"
-    )
+    place = small / "notes" / "baseline-tiny" / "seed-1"
+    command = f"--seed 1 --arch tiny --epochs 16 --lr 0.1 --out {place}"
     assert f"train_baseline.py --recipe notes {command}" in capsys.readouterr().err
     shutil.rmtree(small / "notes" / "baseline-tiny")
     assert analyze.main(["--runs", str(small), "--out", str(out)]) == 1
@@ -989,7 +1019,8 @@ def test_a_missing_network_is_named_with_the_command_that_makes_it(small, report
     code, table, errors = reported(small)
     assert code == 1 and left_out(table) == {(name, 2)}
     command = command.format(teacher=small / "notes" / "teacher-resnet" / "seed-0")
-    command += f" --epochs 16 --out {small / 'notes' / name / 'seed-0'}"  # as those it is missed by
+    command += " --epochs 16" + " --lr 0.1" * (name != "teacher-resnet")  # as the small ones have
+    command += f" --out {small / 'notes' / name / 'seed-0'}"
     assert f"{name} of recipe notes is missing; python {command} makes it" in errors
     page = (small.parent / "out" / "report.md").read_text()
     assert f"{name} of recipe notes is missing" in page
@@ -1024,15 +1055,17 @@ def test_an_absent_student_is_to_be_of_the_seed_that_has_a_baseline(
     code, _, errors = reported(runs)
     place = runs / "notes" / "student-resnet" / "seed-4"
     teacher = runs / "notes" / "teacher-resnet" / "seed-4"
-    command = f"--seed 4 --teacher '{teacher}' --epochs 16 --out '{place}' makes it"  # quoted
+    command = (
+        f"--seed 4 --teacher '{teacher}' --epochs 16 --lr 0.1 --out '{place}' makes it"  # quoted
+    )
     assert code == 1 and command in errors
     fake.write_run(runs, "baseline", 1, **SMALL)
     assert command in reported(runs)[2]  # that has no teacher of its own
     shutil.rmtree(runs / "notes" / "baseline" / "seed-4")
     teacher = runs / "notes" / "teacher-resnet" / "seed-3"
-    assert f"--seed 1 --teacher '{teacher}' --epochs 16 --out " in reported(runs)[2]
+    assert f"--seed 1 --teacher '{teacher}' --epochs 16 --lr 0.1 --out " in reported(runs)[2]
     monkeypatch.setattr(compare, "RUNS_DIR", runs)  # where a teacher of the seed is the default
-    assert f"--seed 1 --teacher '{teacher}' --epochs 16 makes it" in reported(runs)[2]
+    assert f"--seed 1 --teacher '{teacher}' --epochs 16 --lr 0.1 makes it" in reported(runs)[2]
 
 
 def test_runs_beside_the_folder_are_told_of(small, reported, monkeypatch):
@@ -1058,7 +1091,10 @@ def test_a_lent_teacher_is_not_what_a_missing_network_is_to_be_like(tmp_path, re
     like = {"epochs": 17, "count": 200, "teacher_sha256": "teacher-resnet-0"}
     fake.write_run(own, "student-resnet", 0, teacher=[str(teacher)], **like)
     code, _, errors = reported(own)
-    assert code == 1 and "--epochs 17 --out " + str(own / "notes" / "baseline" / "seed-0") in errors
+    assert (
+        code == 1
+        and "--epochs 17 --lr 0.1 --out " + str(own / "notes" / "baseline" / "seed-0") in errors
+    )
 
 
 def test_of_the_report_that_was_there_no_figure_is_left(small, undrawn):

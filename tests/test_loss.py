@@ -201,6 +201,18 @@ def test_a_soft_loss_that_may_be_a_mistake_is_told_of(capsys):
 
     try_out(with_soft(wrong), 12, "cpu")
     assert re.search(r"logits is -0\.\d+, below 0 \(kl_div takes log", capsys.readouterr().err)
+    try_out(with_soft(lambda ours, theirs, *_: (ours - theirs).square().sum()), 12, "cpu")
+    assert "twice as many images is twice as much: a sum for a mean?" in capsys.readouterr().err
+
+
+def test_a_soft_loss_that_changes_the_logits_is_refused():
+    """Without a word the accuracy in the log would be of what it leaves."""
+
+    def masked(ours, theirs, labels, temperature):
+        return kd(ours.scatter_(1, labels[:, None], -1e9), theirs, labels, temperature)
+
+    with pytest.raises(UserError, match="changes the student's logits in place; .*clone"):
+        try_out(with_soft(masked), 12, "cpu")
 
 
 @pytest.mark.parametrize(
