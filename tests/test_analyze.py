@@ -1051,12 +1051,12 @@ def test_an_absent_student_is_to_be_of_the_seed_that_has_a_baseline(
     runs, long = tmp_path / "some runs", {"count": 200, "epochs": 40}
     for seed in (3, 4, 5):
         fake.write_run(runs, "teacher-resnet", seed, **long)
-    fake.write_run(runs, "baseline", 4, **SMALL)
+    fake.write_run(runs, "baseline", 4, flip=False, **SMALL)
     code, _, errors = reported(runs)
     place = runs / "notes" / "student-resnet" / "seed-4"
     teacher = runs / "notes" / "teacher-resnet" / "seed-4"
     command = (
-        f"--seed 4 --teacher '{teacher}' --epochs 16 --lr 0.1 --out '{place}' makes it"  # quoted
+        f"--seed 4 --teacher '{teacher}' --epochs 16 --no-flip --lr 0.1 --out '{place}' makes it"
     )
     assert code == 1 and command in errors
     fake.write_run(runs, "baseline", 1, **SMALL)

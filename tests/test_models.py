@@ -118,6 +118,12 @@ def test_a_frozen_network_keeps_what_a_block_of_ones_own_does():
     torch.testing.assert_close(freeze(network)(images), expected)
 
 
+def test_a_network_that_is_forgotten_to_be_returned_is_told(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "mine", lambda: None)
+    with pytest.raises(TypeError, match="'mine' in NETWORKS returns no network, but None"):
+        build("mine")
+
+
 def test_unknown_names():
     with pytest.raises(KeyError):
         build("vgg")
