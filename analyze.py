@@ -115,17 +115,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
 
     print(f"runs in {root}\n{TERMINAL_EXPLAINED}")
+    headlines = [(trio.recipe, headline(trio)) for trio in comparison.experiments()]
     for recipe in comparison.recipes:
         words, own = terminal_table(comparison, recipe), own_in_words(comparison, recipe)
         print(f"\nrecipe {recipe}, accuracies in %\n{words}")
-        for each in marks_explained("\n".join([words, *own])):
+        told = [text for of, text in headlines if of == recipe]
+        for each in marks_explained("\n".join([words, *own, *told])):
             print(wrapped(each))
         if own:
             print()
         for line in own:
             print(wrapped(line, indent="  "))
-    for trio in comparison.experiments():
-        print(f"\n{wrapped(headline(trio))}")
+    for _, text in headlines:
+        print(f"\n{wrapped(text)}")
     print(f"\nreport: {args.out / 'report.html'}")
     return 1 if problems else 0
 
@@ -290,7 +292,7 @@ def own_table(
             gain = row["gain on baseline"].removesuffix(UNEQUAL)  # BESIDES says it
             row["gain on baseline"] = gain if base == "baseline" else f"{gain} ({base})"
             row[ON_KD] = gain_beside(comparison, kd) if kd else DASH
-            if kd and (taught := kd.baselines[0].name) not in NAMES:
+            if kd and (taught := kd.baselines[0].name) != "student-resnet":
                 row[ON_KD] += f" on {taught}"
             row[ON_EQUAL] = "; ".join(
                 f"{gain_beside(comparison, trio)} on {trio.baselines[0].name}" for trio in controls
@@ -753,38 +755,38 @@ def from_to(values: Sequence[float]) -> str:
 def runs_table(comparison: Comparison) -> Table:
     words = {
         "epochs": "epochs {}", "batch_size": "batch {}", "lr": "lr {}", "schedule": "{}",
-        "drop": "drop to {}", "warmup": "warm-up {}", "weight_decay": "weight decay {}",
-        "label_smoothing": "label smoothing {}", "padding": "shifts to {}", "cutout": "cutout {}",
-        "loss": "{}", "temperature": "temperature {}", "alpha": "alpha {}",
-        "soft_weight": "soft weight {}",
+        "drop": "drop to {}", "warmup": "warm-up {}", "momentum": "momentum {}",
+        "weight_decay": "weight decay {}", "label_smoothing": "label smoothing {}",
+        "padding": "shifts to {}", "cutout": "cutout {}", "loss": "{}",
+        "temperature": "temperature {}", "alpha": "alpha {}", "soft_weight": "soft weight {}",
     }  # fmt: skip
 
-    known = NOT_SETTINGS | SETTINGS.keys() | {"momentum", "flip", "data_sha256", "processes"}
+    known = NOT_SETTINGS | SETTINGS.keys() | {"flip", "data_sha256", "processes"}
 
     def settings(config: dict) -> str:
         shown = {key: value for key, value in config.items() if value is not None}
         if config["schedule"] != "step":
             shown.pop("drop", None)
-        own = {key: f"{key} {{}}" for key in shown.keys() - words - known if shown[key]}
-        return ", ".join(
-            form.format(shown[key]) for key, form in (words | own).items() if key in shown
-        )
+        said = [form.format(shown[key]) for key, form in words.items() if key in shown]
+        said += ["no flip"] * (not shown.get("flip", True))
+        own = sorted(shown.keys() - words.keys() - known)
+        return ", ".join(said + [f"{key} {shown[key]}" for key in own if shown[key]])
 
     def seconds(runs: Sequence[Record]) -> str:
         """By device: times on different ones are not to be compared."""
         parts = pd.concat(
             rows[["seconds"]].assign(
-                device=f"{config['device_name']}, {config['precision']}", seed=run.seed
+                device=f"{config['device_name']}, {config['precision']}", run=str(run.folder)
             )
             for run in runs
             for rows, config in run.stages
         )
         words = []
         for device, part in parts.groupby("device"):
-            by_seed = part.groupby("seed")["seconds"]
-            epochs = by_seed.size()
+            by_run = part.groupby("run")["seconds"]
+            epochs = by_run.size()
             of = f" ({from_to(epochs)} of the epochs)" * (min(epochs) < runs[0].config["epochs"])
-            words.append(f"{device}: {from_to(by_seed.sum())}{of}")
+            words.append(f"{device}: {from_to(by_run.sum())}{of}")
         return "; ".join(words)
 
     def versions(runs: Sequence[Record]) -> str:

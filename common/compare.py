@@ -6,6 +6,7 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from common.config import (
     RECIPES,
     RESULTS_DIR,
     RUNS_DIR,
+    SIZE,
     BaselineConfig,
+    Config,
     StudentConfig,
+    TeacherConfig,
     differing,
     is_finished,
 )
@@ -68,26 +72,44 @@ def _place(name: str, like: Record) -> Path:
     return folder.parent.parent / name / folder.name
 
 
-def _command(name: str, like: Record, teacher: Record | None = None) -> str:
-    """What trains a network of the notes, or the baseline of another small network, of the seed and
-    length of `like`, to lie beside it; and, if that is of the same kind, with its settings."""
+def _wanted(name: str) -> Config:
+    """Of a network of the notes, or the baseline of another small network."""
     role, _, arch = name.partition("-")
-    place = _place(name, like)
+    if role == "student":
+        return StudentConfig()
+    if role == "teacher":
+        return TeacherConfig(arch=arch)
+    return BaselineConfig(arch=arch or BaselineConfig.arch)
+
+
+def _command(config: Config, place: Path, like: Record, teacher: Record | None = None) -> str:
+    """What trains a network of this kind and architecture in the folder `place`, of the seed and
+    length of `like`; and, if that is of the same kind, with its settings."""
+    role = type(config).__name__.removesuffix("Config").lower()
     elsewhere = place.parent.parent.resolve() != RUNS_DIR / like.recipe
+    if role == "baseline" and place.parent.name != config.name():
+        elsewhere = True
     command = ["python", f"train_{role}.py", "--recipe", like.recipe]
     if like.seed:
         command += ["--seed", like.seed]
-    if role == "teacher" or (role == "baseline" and arch):
-        command += ["--arch", arch]
-    elif teacher and (arch == "cnn" or elsewhere or teacher.seed != like.seed):
+    if role == "teacher" or config.arch != BaselineConfig.arch:
+        command += ["--arch", config.arch]
+    if teacher and (
+        teacher.config["arch"] != TeacherConfig.arch or elsewhere or teacher.seed != like.seed
+    ):
         command += ["--teacher", teacher.folder]
-    usual = RECIPES.get(like.recipe, {}).get("teacher" if role == "teacher" else "small-cnn", {})
-    shared = usual.keys() - LOSS_SETTINGS if (role == "teacher") == (like.role == "teacher") else ()
-    for key in sorted({"epochs", *shared}):
+    usual = {}
+    if like.recipe in RECIPES:
+        usual = asdict(type(config).parse("", ["--recipe", like.recipe]))
+    shared = {"epochs"}
+    if (role == "teacher") == (like.role == "teacher"):
+        shared |= usual.keys() - NOT_SETTINGS - LOSS_SETTINGS - {"recipe", "arch"}
+    for key in sorted(shared):
         value, flag = like.config.get(key), key.replace("_", "-")
-        if value is not None and value != usual.get(key):
+        if (value or 0) != (usual.get(key) or 0):  # what an older version did not have was off
             switch = isinstance(value, bool)
-            command += [f"--{'no-' * (switch and not value)}{flag}", *[value] * (not switch)]
+            command += [f"--{'no-' * (switch and not value)}{flag}"]
+            command += [value or 0] * (not switch)
     if elsewhere:
         command += ["--out", place]
     return shlex.join(map(str, command))
@@ -204,8 +226,8 @@ class Comparison:
     def against_kd(self, recipe: str, name: str) -> Trio | None:
         """The runs of `name` with the students of plain distillation of their seeds.
 
-        Of their own architecture, and of those the ones with the fewest other settings; then, if
-        there are such, of their own teachers; else experiment 2's, of the ResNet.
+        Of their own architecture, and of those the ones with most seeds, then with the fewest
+        other settings, then of their own teachers; else experiment 2's, of the ResNet.
         """
         arch = self._arch(recipe, name)
         usual = StudentConfig(arch=arch, loss="kd")
@@ -220,7 +242,8 @@ class Comparison:
         return max(
             (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch),
             key=lambda trio: (
-                -len(self.unequal_settings(trio)),
+                len(trio.students),
+                -len(set(self.unequal_settings(trio)) - WHERE - SIZE),
                 sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
             ),
             default=None,
@@ -462,16 +485,22 @@ class Comparison:
                     continue  # else a damaged run, and named as such
                 others = self._alone(recipe) if name == "baseline" else []
                 rename = f"call the folder {others[0]} so if it is that, else " if others else ""
-                command = _command(name, like, teacher)
+                command = _command(_wanted(name), place, like, teacher)
                 problems.append(f"{name} of recipe {recipe} is missing; {rename}{command} makes it")
-            problems += [
-                f"{run.folder} has no baseline of its seed and is compared with none; "
-                f"{_command(base, run)} makes it"
-                for name, runs in groups.items()
-                if (base := self.baseline_of(recipe, name)) in groups
-                for run in runs
-                if run.role == "student" and run.seed not in {b.seed for b in groups[base]}
-            ]
+            for name, runs in groups.items():
+                for run in runs:
+                    others = groups.get(base := self.baseline_of(recipe, name), [])
+                    if (
+                        run.role == "student"
+                        and others
+                        and run.seed not in {b.seed for b in others}
+                    ):
+                        like = replace(others[0], seed=run.seed)
+                        wanted = BaselineConfig(arch=like.config["arch"])
+                        problems.append(
+                            f"{run.folder} has no baseline of its seed and is compared with none; "
+                            f"{_command(wanted, _place(base, run), like)} makes it"
+                        )
             problems += [
                 f"{copy.folder} is a copy of {run.folder}: no evidence of its own"
                 for runs in groups.values()

@@ -167,11 +167,14 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 def soft_loss(text: str) -> str:
     """The name of a soft loss, the user's own included."""
-    from common.loss import SOFT_LOSSES  # here: analyze.py reads this module and needs no torch
+    from torch import nn  # here: analyze.py reads this module and needs no torch
+
+    from common.loss import SOFT_LOSSES
 
     arguments = ("student_logits", "teacher_logits", "labels", "temperature")
     _entry(text, SOFT_LOSSES, "SOFT_LOSSES of common/loss.py", arguments)
-    if list(getattr(SOFT_LOSSES[text], "parameters", list)()):
+    own = SOFT_LOSSES[text]
+    if isinstance(own, nn.Module) and any(part.requires_grad for part in own.parameters()):
         raise argparse.ArgumentTypeError(
             f"{text!r} has parameters, and the student's alone are trained: register them with it, "
             "as the README's hint does"

@@ -355,9 +355,10 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
     """Not one with a hint besides, though its loss is kd, and its teacher the same."""
     shared = {"teacher_sha256": "teacher-resnet-0"} | SMALL
     for seed in range(2):
-        hint = {"hint_weight": 1.0, "parameters": 180_000}
-        fake.write_run(small, "student-resnet-hint", seed, **hint, **shared)
+        hint = {"hint_weight": 1.0, "hint_layer": 8, "a {b}": True, "parameters": 180_000}
+        fake.write_run(small, "student-resnet-hint", seed, flip=False, **hint, **shared)
         fake.write_run(small, "student-mine", seed, loss="mine", alpha=0.9, **shared)
+    fake.write_run(small, "student-kd-a0.9", 0, alpha=0.9, **shared)  # nearer, but of one seed
     out = small.parent / "out"
     analyze.main(["--runs", str(small), "--out", str(out)])
     printed, page = capsys.readouterr().out, (out / "report.md").read_text()
@@ -368,7 +369,8 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
     row = next(
         line for line in page.splitlines() if line.startswith("| student-resnet-hint, notes | e")
     )
-    assert "soft weight 1.0, hint_weight 1.0 | 0 1 |" in row  # how it was made
+    how = "soft weight 1.0, no flip, a {b} True, hint_layer 8, hint_weight 1.0 | 0 1 |"
+    assert how in row and "momentum 0.9" in row
     shutil.rmtree(small / "notes" / "student-resnet")
     analyze.main(["--runs", str(small), "--out", str(out)])
     assert "student-mine − student-resnet-hint: " in capsys.readouterr().out
@@ -376,12 +378,49 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
     assert re.search(r"^\| student-mine \|.*\(other alpha\) on student-resnet-hint \|", page, re.M)
 
 
+def test_plain_distillation_of_the_cnn_is_named(tmp_path, undrawn):
+    """What has no name is student-resnet's."""
+    fake.write_experiment(tmp_path / "runs", 2, arch="cnn", **SMALL)
+    for seed in range(2):
+        taught = {"teacher_sha256": f"teacher-cnn-{seed}", "loss": "mine"} | SMALL
+        fake.write_run(tmp_path / "runs", "student-cnn-mine", seed, **taught)
+    analyze.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert re.search(r"^\| student-cnn-mine \|.*\] on student-cnn \| – \|$", page, re.M)
+
+
+def test_the_command_for_a_seed_of_a_baseline_has_that_baselines_settings(
+    tmp_path, reported, monkeypatch
+):
+    """Not the student's: it would not be of its row. A control is not named by its architecture."""
+    root, slow = tmp_path / "runs", {"arch": "tiny", "schedule": "step", "drop": 0.2, "lr": 0.05}
+    fake.write_run(root, "baseline", 0, **SMALL)
+    fake.write_run(root, "baseline-tiny-slow", 0, **slow, **SMALL)
+    for seed in range(2):
+        taught = {"teacher_sha256": "1f"} | SMALL
+        fake.write_run(root, "student-mine", seed, lr=0.07, **taught)
+        fake.write_run(root, "student-resnet-tiny", seed, **slow, **taught)
+    monkeypatch.setattr(compare, "RUNS_DIR", root)
+    errors = reported(root)[2]
+    command = "train_baseline.py --recipe notes --seed 1"
+    assert f"{command} --epochs 16 --lr 0.1 makes it" in errors
+    place = root / "notes" / "baseline-tiny-slow" / "seed-1"
+    flags = f"--arch tiny --drop 0.2 --epochs 16 --lr 0.05 --schedule step --out {place}"
+    assert f"{command} {flags} makes it" in errors
+
+
 def test_a_mark_of_what_is_not_in_the_table_is_explained(tmp_path, undrawn, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
     for name in ("kd", "mine"):
-        fake.write_run(tmp_path, name, 100, role="student", teacher_sha256="1f", loss=name, **SMALL)
-    analyze.main(["--runs", str(tmp_path), "--out", str(tmp_path / "out")])
-    printed = capsys.readouterr().out
-    assert "† points, one seed" in printed and printed.count("\n† one seed of each") == 1
+        fake.write_run(one, name, 100, role="student", teacher_sha256="1f", loss=name, **SMALL)
+    good = {"errors": 0.2 * fake.ERRORS}
+    fake.write_experiment(two, 4, gain=4, teacher=good, count=2000, epochs=16)
+    for seed in (1, 2, 3):  # in the headline alone: of the one seed whose teacher is here
+        shutil.rmtree(two / "notes" / "teacher-resnet" / f"seed-{seed}")
+    for root, words in ((one, "† points, one seed"), (two, "†).")):
+        analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")])
+        printed = capsys.readouterr().out
+        assert words in printed and printed.count("\n† one seed of each") == 1
 
 
 def test_networks_that_differ_in_the_same_from_the_baseline_share_a_line(small, undrawn, capsys):

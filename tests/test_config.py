@@ -225,6 +225,8 @@ def test_a_loss_of_ones_own_can_be_asked_for(monkeypatch):
     monkeypatch.setitem(SOFT_LOSSES, "a new one", nn.Linear(10, 10))
     words = "'a new one' has parameters, and the student's alone are trained: register them with it"
     assert words in refused(StudentConfig, "--loss", "a new one")
+    monkeypatch.setitem(SOFT_LOSSES, "a new one", nn.Linear(10, 3).requires_grad_(False))
+    assert StudentConfig.parse("", ["--loss", "a new one"]).loss == "a new one"
 
 
 def test_a_network_of_ones_own_can_be_asked_for(monkeypatch):

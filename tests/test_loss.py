@@ -202,7 +202,18 @@ def test_a_soft_loss_that_may_be_a_mistake_is_told_of(capsys):
     try_out(with_soft(wrong), 12, "cpu")
     assert re.search(r"logits is -0\.\d+, below 0 \(kl_div takes log", capsys.readouterr().err)
     try_out(with_soft(lambda ours, theirs, *_: (ours - theirs).square().sum()), 12, "cpu")
-    assert "twice as many images is twice as much: a sum for a mean?" in capsys.readouterr().err
+    assert "of the same images twice is twice as much: a sum for a mean?" in capsys.readouterr().err
+    apart = torch.eye(12) == 0
+
+    def where_wrong(ours, theirs, labels, _):  # the made-up teacher is always right
+        return ((ours - theirs).square().mean(1) * (theirs.argmax(1) != labels)).mean()
+
+    def between_images(ours, theirs, *_):  # of one size of batch, that of all steps
+        return ((ours @ ours.T) * apart - (theirs @ theirs.T) * apart).square().mean()
+
+    for mine in (where_wrong, between_images):
+        try_out(with_soft(mine), 12, "cpu")
+        assert capsys.readouterr().err == ""
 
 
 def test_a_soft_loss_that_changes_the_logits_is_refused():
@@ -211,8 +222,16 @@ def test_a_soft_loss_that_changes_the_logits_is_refused():
     def masked(ours, theirs, labels, temperature):
         return kd(ours.scatter_(1, labels[:, None], -1e9), theirs, labels, temperature)
 
-    with pytest.raises(UserError, match="changes the student's logits in place; .*clone"):
-        try_out(with_soft(masked), 12, "cpu")
+    def clamped(ours, theirs, *others):  # made-up logits are within
+        return kd(ours.clamp_(-99, 99), theirs, *others)
+
+    def ignored(ours, theirs, labels, temperature):
+        labels[::2] = -100
+        return kd(ours, theirs, labels, temperature)
+
+    for mine in (masked, clamped, ignored):
+        with pytest.raises(UserError, match="the student's logits or the labels in place; .*clone"):
+            try_out(with_soft(mine), 12, "cpu")
 
 
 @pytest.mark.parametrize(
