@@ -198,5 +198,5 @@ def try_out(loss: Callable[[Tensor, Tensor, Tensor], Loss], size: int, device: s
     half = [part[: size // 2] for part in (student_logits, teacher_logits, labels)]
     with torch.no_grad(), contextlib.suppress(Exception):  # it need not take other sizes
         once, twice = (loss(*(torch.cat([part] * n) for part in half)).soft for n in (1, 2))
-        if once and twice / once > 1.99:
+        if twice / once > 1.99:  # nan of a loss that is 0
             warn("the soft loss of the same images twice is twice as much: a sum for a mean?")
