@@ -104,10 +104,12 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None =
     shared = {"epochs"}
     if (role == "teacher") == (like.role == "teacher"):
         shared |= usual.keys() - NOT_SETTINGS - LOSS_SETTINGS - {"recipe", "arch"}
+    if like.config.get("schedule") != "step":  # else it says nothing
+        shared -= {"drop"}
     for key in sorted(shared):
         value, flag = like.config.get(key), key.replace("_", "-")
         if (value or 0) != (usual.get(key) or 0):  # what an older version did not have was off
-            switch = isinstance(value, bool)
+            switch = isinstance(usual.get(key), bool)
             command += [f"--{'no-' * (switch and not value)}{flag}"]
             command += [value or 0] * (not switch)
     if elsewhere:
@@ -227,7 +229,7 @@ class Comparison:
         """The runs of `name` with the students of plain distillation of their seeds.
 
         Of their own architecture, and of those the ones with most seeds, then with the fewest
-        other settings, then of their own teachers; else experiment 2's, of the ResNet.
+        other settings, then of their own teachers and device; else experiment 2's, of the ResNet.
         """
         arch = self._arch(recipe, name)
         usual = StudentConfig(arch=arch, loss="kd")
@@ -245,6 +247,7 @@ class Comparison:
                 len(trio.students),
                 -len(set(self.unequal_settings(trio)) - WHERE - SIZE),
                 sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
+                -len(WHERE.intersection(self.unequal_settings(trio))),
             ),
             default=None,
         )

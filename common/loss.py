@@ -167,9 +167,13 @@ def try_out(loss: Callable[[Tensor, Tensor, Tensor], Loss], size: int, device: s
     student_logits = weights.clone()  # as a network's: made by an operation
     labels = torch.arange(size, device=device) % 10
     teacher_logits += 10 * functional.one_hot(labels, 10)
-    versions = student_logits._version, labels._version  # how often they were changed in place
+    given = student_logits, labels
+    before = [(part._version, part.clone()) for part in given]  # how often it was changed in place
     soft = loss(student_logits, teacher_logits, labels).soft
-    if versions != (student_logits._version, labels._version):
+    if any(
+        part._version != version or not torch.equal(part, was)  # .data changes without a version
+        for part, (version, was) in zip(given, before, strict=True)
+    ):
         raise UserError(
             "the soft loss changes the student's logits or the labels in place",
             "what is measured by them afterwards would be wrong",
@@ -198,5 +202,5 @@ def try_out(loss: Callable[[Tensor, Tensor, Tensor], Loss], size: int, device: s
     half = [part[: size // 2] for part in (student_logits, teacher_logits, labels)]
     with torch.no_grad(), contextlib.suppress(Exception):  # it need not take other sizes
         once, twice = (loss(*(torch.cat([part] * n) for part in half)).soft for n in (1, 2))
-        if twice / once > 1.99:  # nan of a loss that is 0
+        if once and twice / once > 1.99:
             warn("the soft loss of the same images twice is twice as much: a sum for a mean?")

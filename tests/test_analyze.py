@@ -369,6 +369,16 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
     row = next(
         line for line in page.splitlines() if line.startswith("| student-resnet-hint, notes | e")
     )
+    for seed in range(2):  # as near and of the same teacher, but of the same device, too
+        for name, loss in (("student-resnet-there", "kd"), ("student-new", "new")):
+            where = {"device_name": "A card", "loss": loss} | shared
+            fake.write_run(
+                small, name, seed, **where | {"teacher_sha256": f"teacher-resnet-{seed}"}
+            )
+    analyze.main(["--runs", str(small), "--out", str(out)])
+    assert "student-new − student-resnet-there: " in capsys.readouterr().out
+    for name in ("student-resnet-there", "student-new"):
+        shutil.rmtree(small / "notes" / name)
     how = "soft weight 1.0, no flip, a {b} True, hint_layer 8, hint_weight 1.0 | 0 1 |"
     assert how in row and "momentum 0.9" in row
     shutil.rmtree(small / "notes" / "student-resnet")
@@ -401,9 +411,10 @@ def test_the_command_for_a_seed_of_a_baseline_has_that_baselines_settings(
         fake.write_run(root, "student-mine", seed, lr=0.07, **taught)
         fake.write_run(root, "student-resnet-tiny", seed, **slow, **taught)
     monkeypatch.setattr(compare, "RUNS_DIR", root)
+    change(root / "notes" / "baseline" / "seed-0" / "config.json", drop=None, flip=None)  # old
     errors = reported(root)[2]
     command = "train_baseline.py --recipe notes --seed 1"
-    assert f"{command} --epochs 16 --lr 0.1 makes it" in errors
+    assert f"{command} --epochs 16 --no-flip --lr 0.1 makes it" in errors
     place = root / "notes" / "baseline-tiny-slow" / "seed-1"
     flags = f"--arch tiny --drop 0.2 --epochs 16 --lr 0.05 --schedule step --out {place}"
     assert f"{command} {flags} makes it" in errors

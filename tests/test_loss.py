@@ -215,6 +215,12 @@ def test_a_soft_loss_that_may_be_a_mistake_is_told_of(capsys):
         try_out(with_soft(mine), 12, "cpu")
         assert capsys.readouterr().err == ""
 
+    def between_two(ours, theirs, labels, _):  # 0 for a single image
+        return functional.cross_entropy(ours @ theirs.T, torch.arange(len(labels)))
+
+    try_out(with_soft(between_two), 2, "cpu")
+    assert capsys.readouterr().err == ""
+
 
 def test_a_soft_loss_that_changes_the_logits_is_refused():
     """Without a word the accuracy in the log would be of what it leaves."""
@@ -229,7 +235,11 @@ def test_a_soft_loss_that_changes_the_logits_is_refused():
         labels[::2] = -100
         return kd(ours, theirs, labels, temperature)
 
-    for mine in (masked, clamped, ignored):
+    def unseen(ours, theirs, *others):
+        ours.data.clamp_(-0.1, 0.1)
+        return kd(ours, theirs, *others)
+
+    for mine in (masked, clamped, ignored, unseen):
         with pytest.raises(UserError, match="the student's logits or the labels in place; .*clone"):
             try_out(with_soft(mine), 12, "cpu")
 
