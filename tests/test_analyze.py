@@ -376,7 +376,8 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
                 small, name, seed, **where | {"teacher_sha256": f"teacher-resnet-{seed}"}
             )
     analyze.main(["--runs", str(small), "--out", str(out)])
-    assert "student-new − student-resnet-there: " in capsys.readouterr().out
+    table = pd.read_csv(out / "results.csv").set_index("name")
+    assert table.loc["student-new", "kd"] == "student-resnet-there"
     for name in ("student-resnet-there", "student-new"):
         shutil.rmtree(small / "notes" / name)
     how = "soft weight 1.0, no flip, a {b} True, hint_layer 8, hint_weight 1.0 | 0 1 |"
