@@ -106,9 +106,9 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None =
         shared |= usual.keys() - NOT_SETTINGS - LOSS_SETTINGS - {"recipe", "arch"}
     if like.config.get("schedule") != "step":  # else it says nothing
         shared -= {"drop"}
-    for key in sorted(shared):
-        value, flag = like.config.get(key), key.replace("_", "-")
-        if (value or 0) != (usual.get(key) or 0):  # what an older version did not have was off
+    for key in differing(like.config, usual, ()):
+        if key in shared:
+            value, flag = like.config.get(key), key.replace("_", "-")
             switch = isinstance(usual.get(key), bool)
             command += [f"--{'no-' * (switch and not value)}{flag}"]
             command += [value or 0] * (not switch)
@@ -241,16 +241,15 @@ class Comparison:
             for student in students
             if self.baseline_of(recipe, student) != name  # whose own gain says it
         )
-        return max(
-            (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch),
-            key=lambda trio: (
-                len(trio.students),
-                -len(set(self.unequal_settings(trio)) - WHERE - SIZE),
-                sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs()),
-                -len(WHERE.intersection(self.unequal_settings(trio))),
-            ),
-            default=None,
-        )
+
+        def nearness(trio: Trio) -> tuple[int, ...]:
+            unequal = set(self.unequal_settings(trio))
+            same_teachers = sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs())
+            settings, places = len(unequal - WHERE - SIZE), len(unequal & WHERE)
+            return len(trio.students), -settings, same_teachers, -places
+
+        of_arch = (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch)
+        return max(of_arch, key=nearness, default=None)
 
     def _role(self, recipe: str, name: str) -> str:
         return self.groups[recipe, name][0].role
@@ -492,13 +491,10 @@ class Comparison:
                 problems.append(f"{name} of recipe {recipe} is missing; {rename}{command} makes it")
             for name, runs in groups.items():
                 for run in runs:
-                    others = groups.get(base := self.baseline_of(recipe, name), [])
-                    if (
-                        run.role == "student"
-                        and others
-                        and run.seed not in {b.seed for b in others}
-                    ):
-                        like = replace(others[0], seed=run.seed)
+                    bases = groups.get(base := self.baseline_of(recipe, name), [])
+                    known = {b.seed for b in bases}
+                    if run.role == "student" and bases and run.seed not in known:
+                        like = replace(bases[0], seed=run.seed)
                         wanted = BaselineConfig(arch=like.config["arch"])
                         problems.append(
                             f"{run.folder} has no baseline of its seed and is compared with none; "

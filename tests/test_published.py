@@ -67,7 +67,7 @@ def test_the_command_of_a_published_run_gives_its_first_epoch_again(tmp_path):
     again, first = (log.drop(["images_per_second", "seconds"]).dropna() for log in logs)
     where = ("device_name", "precision", "threads", "versions")
     if all(configs[0][key] == configs[1][key] for key in where):
-        digits = f"{{:.{publish.DIGITS}g}}".format  # as many as are published
+        digits = f"{{:.{publish.DIGITS}g}}".format  # as are published: they tell float32 apart
         assert again.map(digits).equals(first.map(digits))
     # In the same precision the nearest other seed is 0.009 and 0.3 away; float32 is 0.012 and 0.25.
     alike = configs[0]["precision"] == configs[1]["precision"]

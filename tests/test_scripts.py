@@ -268,7 +268,12 @@ def test_another_loss_is_a_network_of_another_name(runs, tiny_data, tmp_path, mo
         ),
         ("mine", UserError, "is not a function of (student_logits, teacher_logits, labels, temp"),
         (lambda ours, *_: (ours - 1e9).log().mean(), UserError, "made-up logits, or its gradient"),
-        (lambda ours, *_: ours.add_(1).square().mean(), UserError, "labels in place; what is"),
+        (
+            lambda ours, *_: (ours.square() * ours.add_(1)).mean(),
+            UserError,
+            "labels in place; what",
+        ),
+        (lambda ours, theirs, *_: (ours @ theirs).mean(), RuntimeError, "cannot be multiplied"),
     ],
 )
 def test_a_loss_that_does_not_work_fails_before_the_teacher_is_asked(
