@@ -29,6 +29,7 @@ from common.compare import Comparison, agreement_table, gap_recovered, more_than
 from common.config import RESULTS_DIR, RUNS_DIR, Parser
 from common.data import CLASSES, load
 from common.errors import UserError, script, warn
+from common.missing import missing
 from common.page import (
     Block,
     Heading,
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     records, problems = read_all(root)
     lent = lent_teachers(records)
     comparison = Comparison(records, lent)
-    problems += comparison.missing(root)
+    problems += missing(comparison, root)
     for problem in problems:
         warn(problem)
     if not comparison.groups:
@@ -138,10 +139,12 @@ def lent_teachers(records: Sequence[Record]) -> list[Record]:
     wanted -= {record.weights_sha256 for record in records}
     if not wanted:
         return []
-    found = read_all(RESULTS_DIR)[0]
     named = (record.config.get("teacher") for record in records)
     paths = (path for each in named if isinstance(each, list) for path in map(str, each))
-    for folder in dict.fromkeys((RESULTS_DIR.parent / path).parent for path in paths):
+    folders = sorted(RESULTS_DIR.glob("*/teacher-*/seed-*"))
+    folders += [(RESULTS_DIR.parent / path).parent for path in paths]
+    found = []
+    for folder in dict.fromkeys(folders):
         with contextlib.suppress(Unreadable):
             found.append(read(folder))
     lent = {run.weights_sha256: run for run in found if run.weights_sha256 in wanted}
@@ -243,15 +246,12 @@ def share_in_words(share: Estimate, trio: Trio) -> str:
     return f"{words} (interval {bounds})"
 
 
-def gain_of(row: Any, unequal: Sequence[str]) -> str:
-    """Of a row of the table: the gain, and of how many pairs if not of all its seeds.
-
-    unequal: what is between the pairs besides the loss.
-    """
+def gain_of(row: Any) -> str:
+    """Of a row of the table: the gain, and of how many pairs if not of all its seeds."""
     over = "images" if row.pairs == 1 else "seeds"
     words = signed(Estimate(row.delta, row.delta_low, row.delta_high, over=over))
     words += f" (n {row.pairs})" if 0 < row.pairs < row.seeds else ""
-    return words + UNEQUAL * (bool(unequal) and row.pairs > 0)
+    return words + UNEQUAL * bool(row.besides)
 
 
 def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
@@ -261,7 +261,7 @@ def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
             "network": row.name,
             "seeds": str(row.seeds or DASH),
             "test": plus_minus(row.test_selected, row.test_selected_std),
-            "gain on baseline": gain_of(row, comparison.besides_the_baseline(recipe, row.name)),
+            "gain on baseline": gain_of(row),
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "notes": number(claims.NOTES.get(row.name, (np.nan,))[0]),
             "last epoch": plus_minus(row.test_last, row.test_last_std),
@@ -286,7 +286,7 @@ def own_table(
     for row in results_rows(comparison, recipe):
         if (name := row["network"]) in names:
             own = name in comparison.own(recipe)
-            kd = comparison.against_kd(recipe, name) if own else None
+            kd = comparison.against_kd(recipe, name)
             controls = own_controls(comparison, recipe, name) if own else []
             base = comparison.baseline_of(recipe, name)
             gain = row["gain on baseline"].removesuffix(UNEQUAL)  # BESIDES says it

@@ -2,13 +2,9 @@
 
 import itertools
 import math
-import os
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +12,7 @@ import pandas as pd
 
 from common import claims, stats
 from common.claims import Trio
-from common.config import (
-    RECIPES,
-    RESULTS_DIR,
-    RUNS_DIR,
-    SIZE,
-    BaselineConfig,
-    Config,
-    StudentConfig,
-    TeacherConfig,
-    differing,
-    is_finished,
-)
+from common.config import RECIPES, RESULTS_DIR, SIZE, BaselineConfig, StudentConfig, differing
 from common.records import (
     CLASS_COUNT,
     LOSS_SETTINGS,
@@ -64,57 +49,6 @@ def _moved(name: str, runs: Sequence[Record]) -> list[str]:
             if where:  # else but bits differ
                 seeds[f"after epoch {change['after_epoch']}: {where}"].append(str(run.seed))
     return [f"{name} seed {', '.join(of)} went on elsewhere {what}" for what, of in seeds.items()]
-
-
-def _place(name: str, like: Record) -> Path:
-    """Where a network's run of the seed of `like` lies beside that."""
-    folder = Path(os.path.abspath(like.folder))  # "." has no parents
-    return folder.parent.parent / name / folder.name
-
-
-def _wanted(name: str) -> Config:
-    """Of a network of the notes, or the baseline of another small network."""
-    role, _, arch = name.partition("-")
-    if role == "student":
-        return StudentConfig()
-    if role == "teacher":
-        return TeacherConfig(arch=arch)
-    return BaselineConfig(arch=arch or BaselineConfig.arch)
-
-
-def _command(config: Config, place: Path, like: Record, teacher: Record | None = None) -> str:
-    """What trains a network of this kind and architecture in the folder `place`, of the seed and
-    length of `like`; and, if that is of the same kind, with its settings."""
-    role = type(config).__name__.removesuffix("Config").lower()
-    elsewhere = place.parent.parent.resolve() != RUNS_DIR / like.recipe
-    if role == "baseline" and place.parent.name != config.name():
-        elsewhere = True
-    command = ["python", f"train_{role}.py", "--recipe", like.recipe]
-    if like.seed:
-        command += ["--seed", like.seed]
-    if role == "teacher" or config.arch != BaselineConfig.arch:
-        command += ["--arch", config.arch]
-    if teacher and (
-        teacher.config["arch"] != TeacherConfig.arch or elsewhere or teacher.seed != like.seed
-    ):
-        command += ["--teacher", teacher.folder]
-    usual = {}
-    if like.recipe in RECIPES:
-        usual = asdict(type(config).parse("", ["--recipe", like.recipe]))
-    shared = {"epochs"}
-    if (role == "teacher") == (like.role == "teacher"):
-        shared |= usual.keys() - NOT_SETTINGS - LOSS_SETTINGS - {"recipe", "arch"}
-    if like.config.get("schedule") != "step":  # else it says nothing
-        shared -= {"drop"}
-    for key in differing(like.config, usual, ()):
-        if key in shared:
-            value, flag = like.config.get(key), key.replace("_", "-")
-            switch = isinstance(usual.get(key), bool)
-            command += [f"--{'no-' * (switch and not value)}{flag}"]
-            command += [value or 0] * (not switch)
-    if elsewhere:
-        command += ["--out", place]
-    return shlex.join(map(str, command))
 
 
 def _not_learned(name: str, runs: Sequence[Record]) -> list[str]:
@@ -197,7 +131,7 @@ class Comparison:
         if not runs or runs[0].role != "student" or runs[0].config["arch"] == BaselineConfig.arch:
             return "baseline"
         equal = {trio.baselines[0].name for trio in self.against_equal(recipe, name)}
-        alike = self._alone(recipe, runs[0].config["arch"])
+        alike = self.alone(recipe, runs[0].config["arch"])
         return max(alike, key=equal.__contains__, default="baseline")
 
     def experiments(self) -> list[Trio]:
@@ -230,12 +164,15 @@ class Comparison:
 
         Of their own architecture, and of those the ones with most seeds, then with the fewest
         other settings, then of their own teachers and device; else experiment 2's, of the ResNet.
+        None for the notes' own networks.
         """
-        arch = self._arch(recipe, name)
+        if name in NAMES:
+            return None
+        arch = self.arch(recipe, name)
         usual = StudentConfig(arch=arch, loss="kd")
         students = [usual.name(teacher) for teacher in EXPERIMENTS.values()]
-        if self._role(recipe, name) == "student" and not self._plain(recipe, name):
-            students += [other for other in self.own(recipe) if self._plain(recipe, other)]
+        if self.role(recipe, name) == "student" and not self.plain(recipe, name):
+            students += [other for other in self.own(recipe) if self.plain(recipe, other)]
         trios = (
             self.trio(recipe, name, against=student)
             for student in students
@@ -251,19 +188,23 @@ class Comparison:
         of_arch = (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch)
         return max(of_arch, key=nearness, default=None)
 
-    def _role(self, recipe: str, name: str) -> str:
+    def role(self, recipe: str, name: str) -> str:
         return self.groups[recipe, name][0].role
 
-    def _arch(self, recipe: str, name: str) -> str:
+    def arch(self, recipe: str, name: str) -> str:
         return self.groups[recipe, name][0].config["arch"]
 
-    def _plain(self, recipe: str, name: str) -> bool:
+    def plain(self, recipe: str, name: str) -> bool:
         """Whether these runs are students of plain distillation."""
-        loss = self.groups[recipe, name][0].config.get("loss")
-        return self._role(recipe, name) == "student" and loss == "kd"
+        return self.groups[recipe, name][0].config.get("loss") == "kd"  # of others there is none
+
+    def alone(self, recipe: str, arch: str = BaselineConfig.arch) -> list[str]:
+        """Networks of an architecture that are trained alone, but for the notes' baseline."""
+        alone = (own for own in self.own(recipe) if self.role(recipe, own) == "baseline")
+        return [own for own in alone if self.arch(recipe, own) == arch]
 
     def drawn_together(self, recipe: str) -> dict[str, list[Record]]:
-        """The notes' networks, but for a lent teacher that is longer than all that is not lent."""
+        """The notes' networks, without lent teachers trained for more epochs than any run here."""
         groups = {name: runs for name, runs in self.of(recipe).items() if name in NAMES}
         lent = {name for name, runs in groups.items() if runs[0].folder in self.lent}
         own = itertools.chain(*(runs for name, runs in groups.items() if name not in lent))
@@ -335,7 +276,7 @@ class Comparison:
             ]
             if strangers:
                 taught[", ".join(dict.fromkeys(strangers))].append(name)
-            trio = None if name in NAMES else self.against_kd(recipe, name)
+            trio = self.against_kd(recipe, name)
             pairs = trio.pairs() if trio else []
             if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in pairs):
                 remarks.append(f"{name} had another teacher than the student of its seed")
@@ -376,7 +317,7 @@ class Comparison:
 
     def _other_than(self, recipe: str) -> list[str]:
         """Which of the notes' networks were not trained as the recipe says, in words; and which
-        others were not in the same way, as in a short look at a method of one's own."""
+        others deviate in the same way, as all do in a short look."""
         named: dict[str, list[str]] = defaultdict(list)
         for name, runs in self.of(recipe).items():  # the notes' first
             role, _, arch = name.partition("-")
@@ -413,107 +354,6 @@ class Comparison:
         known = [self.teachers[d] for d in run.teacher_digests if d in self.teachers]
         return known if len(known) == len(run.teacher_digests) else []
 
-    def _alone(self, recipe: str, arch: str = BaselineConfig.arch) -> list[str]:
-        """Networks of an architecture that are trained alone, but for the notes' baseline."""
-        alone = (own for own in self.own(recipe) if self._role(recipe, own) == "baseline")
-        return [own for own in alone if self._arch(recipe, own) == arch]
-
-    def _wanted_baselines(self, recipe: str) -> list[str]:
-        """Of the baselines that its networks are to be compared with those that are not here."""
-        groups = self.of(recipe)
-        students = [name for name, runs in groups.items() if runs[0].role == "student"]
-        archs = [
-            self._arch(recipe, n) for n in students if self.baseline_of(recipe, n) not in groups
-        ]
-        names = [BaselineConfig(arch=arch).name() for arch in archs]
-        if self._alone(recipe) or not any(runs[0].role != "teacher" for runs in groups.values()):
-            names.append("baseline")
-        return list(dict.fromkeys(names))
-
-    def _beside(self, recipe: str, name: str) -> tuple[Record, Record | None]:
-        """The run whose seed and length an absent network is to have, so that it can be compared
-        with that; and the teacher of a student, if one is here."""
-        role, _, arch = name.partition("-")
-        small = arch if role == "baseline" and arch else BaselineConfig.arch
-        groups = self.of(recipe)
-        everyone = list(itertools.chain(*groups.values()))
-        own = [run for run in everyone if run.folder not in self.lent]
-        # The notes' come first, the baseline before its students.
-        compared = [run for run in own if run.role != "teacher" and run.config["arch"] == small]
-        teachers = {run.seed: run for run in groups.get(f"teacher-{arch}", [])}
-        with_teacher = [run for run in compared if run.seed in teachers]
-        like = (with_teacher or compared or own or everyone)[0]
-        return like, teachers.get(like.seed, next(iter(teachers.values()), None))
-
-    def missing(self, root: Path) -> list[str]:
-        """What an experiment lacks of the runs below `root`, and the command that makes it."""
-        problems = []
-        everyone = itertools.chain(*self.groups.values())
-        teach = {teacher.folder for run in everyone for teacher in self.members(run)}
-        for recipe in self.recipes:
-            groups = self.of(recipe)
-            if all(run.folder in teach for runs in groups.values() for run in runs):
-                continue  # they are here for another recipe's students
-            plain = [own for own in self.own(recipe) if self._plain(recipe, own)]
-            other_small = any(self._arch(recipe, own) != BaselineConfig.arch for own in plain)
-            begun = [
-                arch
-                for arch in EXPERIMENTS.values()
-                if f"student-{arch}" in groups or (f"teacher-{arch}" in groups and not other_small)
-            ]
-            if not plain:
-                begun = begun or ["resnet"]
-            wanted = self._wanted_baselines(recipe)
-            for name in itertools.chain(*(wanted if n == "baseline" else [n] for n in NAMES)):
-                role, _, arch = name.partition("-")
-                if (
-                    name in groups
-                    or (recipe, name) in self.unfinished
-                    or (role != "baseline" and arch not in begun)
-                ):
-                    continue
-                taught = groups.get(f"student-{arch}", [])
-                if role == "teacher" and all(map(self.teacher_of, taught)):
-                    continue  # by teachers of whatever recipe; a student to come, by the default
-                like, teacher = self._beside(recipe, name)
-                place = _place(name, like)
-                if (place / "config.json").exists():
-                    outside = not place.is_relative_to(os.path.abspath(root))
-                    if outside and is_finished(place) and like.folder not in self.lent:
-                        problems.append(
-                            f"{name} of recipe {recipe} is not below {root}, but {place} holds "
-                            "one: name a folder above both with --runs"
-                        )
-                    continue  # else a damaged run, and named as such
-                others = self._alone(recipe) if name == "baseline" else []
-                rename = f"call the folder {others[0]} so if it is that, else " if others else ""
-                command = _command(_wanted(name), place, like, teacher)
-                problems.append(f"{name} of recipe {recipe} is missing; {rename}{command} makes it")
-            for name, runs in groups.items():
-                for run in runs:
-                    bases = groups.get(base := self.baseline_of(recipe, name), [])
-                    known = {b.seed for b in bases}
-                    if run.role == "student" and bases and run.seed not in known:
-                        like = replace(bases[0], seed=run.seed)
-                        wanted = BaselineConfig(arch=like.config["arch"])
-                        problems.append(
-                            f"{run.folder} has no baseline of its seed and is compared with none; "
-                            f"{_command(wanted, _place(base, run), like)} makes it"
-                        )
-            problems += [
-                f"{copy.folder} is a copy of {run.folder}: no evidence of its own"
-                for runs in groups.values()
-                for run, copy in itertools.combinations(runs, 2)
-                if run.weights_sha256 == copy.weights_sha256
-            ]
-            problems += [
-                f"{run.folder} has a teacher that is not among these runs"
-                for runs in groups.values()
-                for run in runs
-                if run.role == "student" and not self.teacher_of(run)
-            ]
-        return problems
-
     @cached_property
     def table(self) -> pd.DataFrame:
         """results.csv: a row a recipe and network."""
@@ -530,14 +370,13 @@ class Comparison:
         selected = stats.mean_std([100 * run.right.mean() for run in runs])
         last = stats.mean_std([run.log["test_accuracy"].iloc[-1] for run in runs])
         best = stats.mean_std([run.log["test_accuracy"].max() for run in runs])
-        delta, recovered, p, pairs = Estimate(math.nan), None, math.nan, 0
-        gain_kd = Estimate(math.nan)
-        if kd := self.against_kd(recipe, name) if name in self.own(recipe) else None:
-            gain_kd = claims.gain(kd)
-        if trio := self.trio(recipe, name):
-            delta, recovered, pairs = claims.gain(trio), gap_recovered(trio), len(trio.students)
-            if pairs == 1:  # several seeds see the same images: not to be pooled
-                p = stats.mcnemar(trio.baselines[0].right, trio.students[0].right)
+        trio, kd = self.trio(recipe, name), self.against_kd(recipe, name)
+        delta, delta_kd = (claims.gain(each) if each else Estimate(math.nan) for each in (trio, kd))
+        recovered = gap_recovered(trio) if trio else None
+        pairs = trio.pairs() if trio else []
+        p = math.nan
+        if len(pairs) == 1:  # several seeds see the same images: not to be pooled
+            p = stats.mcnemar(*(run.right for run in pairs[0]))
         told = [(run, t) for run in runs if (t := self.teacher_of(run))]
 
         def fidelity(measure: Any) -> float:
@@ -569,13 +408,13 @@ class Comparison:
             "nll": calibration(stats.negative_log_likelihood),
             "seconds": np.mean([run.log["seconds"].sum() for run in runs]),
             "val_selected": np.mean([run.best_row["val_accuracy"] for run in runs]),
-            "pairs": pairs,
+            "pairs": len(pairs),
             "baseline": trio.baselines[0].name if trio else "",
             "besides": "; ".join(self.besides_the_baseline(recipe, name)) if trio else "",
             "kd": kd.baselines[0].name if kd else "",
-            "delta_kd": gain_kd.value,
-            "delta_kd_low": gain_kd.low,
-            "delta_kd_high": gain_kd.high,
+            "delta_kd": delta_kd.value,
+            "delta_kd_low": delta_kd.low,
+            "delta_kd_high": delta_kd.high,
             "pairs_kd": len(kd.students) if kd else 0,
         }
 

@@ -28,10 +28,10 @@ LOG_COLUMNS = (
     "epoch", "lr", "train_loss", "train_hard_loss", "train_soft_loss", "train_accuracy",
     "val_loss", "val_accuracy", "test_loss", "test_accuracy", "images_per_second", "seconds",
 )  # fmt: skip
-# What in config.json a resumed run may have otherwise than the run that it goes on with: in
-# silence, where files are and what is shown; with a warning, what may change the bits.
+# What in config.json may differ when a run is resumed: in silence, as it changes no result, or
+# with a warning, as it may change the bits.
 FREE = {
-    "data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit", "resumed_with",
+    "data_dir", "out", "resume", "overwrite", "teacher", "git_commit", "resumed_with",
     "after_epoch",
 }  # fmt: skip
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}
@@ -77,9 +77,10 @@ def is_finished(folder: Path) -> bool:
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any], ignored: Container[str]) -> list[str]:
-    """Which settings two configurations have otherwise than each other.
+    """Names of the settings that differ.
 
-    What an older version did not have yet was off; the size of another architecture is no setting.
+    A missing one, of an older version, counts as off; where the architectures differ their sizes
+    do not count.
     """
     keys = a.keys() | b.keys()
     unequal = {key for key in keys if key not in ignored and (a.get(key) or 0) != (b.get(key) or 0)}
@@ -98,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Of these settings what they were and are, in words; of a teacher's digest its path, too."""
+    """Old and new values of these settings, in words; of a teacher beside its digest its path."""
     also = ["teacher"] if "teacher_sha256" in keys else []
     return ", ".join(f"{key}: {before.get(key)} -> {now.get(key)}" for key in [*keys, *also])
 
@@ -347,7 +348,7 @@ class BaselineConfig(Config):
     """Nothing beyond what every network takes."""
 
     def name(self) -> str:
-        """The network's name; the notes' own keeps it to itself."""
+        """baseline, or baseline-ARCH for another network than small-cnn."""
         return "baseline" + _unless(Config.arch, self.arch)
 
 
@@ -368,7 +369,7 @@ class StudentConfig(Config):
     )
 
     def name(self, teacher: str) -> str:
-        """The network's name; the notes' own students, of loss kd, keep theirs to themselves."""
+        """student-TEACHER, then -LOSS for another than kd, -ARCH for another than small-cnn."""
         return f"student-{teacher}" + _unless("kd", self.loss) + _unless(Config.arch, self.arch)
 
 

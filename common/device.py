@@ -54,13 +54,11 @@ def choose_device(config: Config) -> Device:
     Under torchrun it joins the other processes, each with a GPU of its own if on CUDA.
     """
     kind = config.device
-    no_cuda, no_mps = why_no_cuda(), why_no_mps(config)
+    why_not = {"cuda": why_no_cuda(), "mps": why_no_mps(config), "cpu": None}
     if kind == "auto":
-        kind = "cuda" if no_cuda is None else "mps" if no_mps is None else "cpu"
-    elif kind == "cuda" and no_cuda:
-        raise UserError("no cuda device", no_cuda, "use --device cpu, or --device auto")
-    elif kind == "mps" and no_mps:
-        raise UserError("no mps device", no_mps, "use --device cpu, or --device auto")
+        kind = next(each for each, reason in why_not.items() if reason is None)
+    elif reason := why_not[kind]:
+        raise UserError(f"no {kind} device", reason, "use --device cpu, or --device auto")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -82,7 +80,7 @@ def choose_device(config: Config) -> Device:
         name, fast_bfloat16 = "Apple GPU", False
     automatic = "bfloat16" if fast_bfloat16 else "float32"
     precision = automatic if config.precision == "auto" else config.precision
-    note = no_cuda if kind == "cpu" and config.device == "auto" else ""
+    note = why_not["cuda"] if kind == "cpu" and config.device == "auto" else ""
     return Device(kind, name, precision, rank, processes, note)
 
 

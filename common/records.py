@@ -81,8 +81,7 @@ class Record:
 
     @property
     def stages(self) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
-        """The log's rows and the settings of each part of a run that went on otherwise than it
-        began; of most runs one."""
+        """Log rows and settings of each stage: going on with other settings begins a new one."""
         later = self.config.get("resumed_with") or []
         ends = [*(change["after_epoch"] for change in later), len(self.log)]
         stages, start, config = [], 0, self.config

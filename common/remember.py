@@ -20,9 +20,9 @@ from common.device import Device, progress
 from common.errors import StopSignals, UserError
 from common.run import load, save
 
-WRITING = 600  # seconds that no writing of a table takes
-KEEP_SHARE = 0.1  # of the table, how much may be lost by a kill: writing takes its time
-CODE = ("common.batches", "common.device", "common.models", __name__)  # that decides the bits
+WRITING = 600  # seconds: what a table's writer leaves for longer is of one that was killed
+KEEP_SHARE = 0.1  # of the table: as much of it as is new is written, and is what a kill may lose
+CODE = ("common.batches", "common.device", "common.models", __name__)  # decides the logits' bits
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
 

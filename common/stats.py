@@ -203,10 +203,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def coefficient_of_variation(values: np.ndarray) -> np.ndarray:
-    """Standard deviation over mean of each row (..., C): how unevenly the errors lie; 0 if evenly.
-
-    (...), 0 where the mean is 0.
-    """
+    """Standard deviation over mean, (..., C) to (...); 0 where the mean is 0."""
     mean = values.mean(-1)
     return values.std(-1) / np.where(mean > 0, mean, 1)
 
@@ -259,9 +256,9 @@ def first_epoch_at(curve: np.ndarray, level: float) -> float:
     return float(reached[0] + 1) if len(reached) else np.nan
 
 
-def settled_level(curve: np.ndarray, epochs: int = 5) -> float:
-    """The level a curve ends at: the median of its last epochs."""
-    return float(np.median(curve[-epochs:]))
+def settled_level(curve: np.ndarray) -> float:
+    """The level a curve ends at: the median of its last five epochs."""
+    return float(np.median(curve[-5:]))
 
 
 def change_point(curve: np.ndarray, margin: int = 5) -> float:

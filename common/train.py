@@ -1,8 +1,8 @@
 """The one training loop. CUDA graphs and several processes live here; roles do not.
 
-Of a step the plain five lines (forward, loss, zero_grad, backward, step) are in `Trainer.step`, and
-alone in benchmarks/plain.py; what is around them are the check for values that are not finite,
-several processes (of one, `own` is the whole batch and `share` 1) and the sums for the log.
+`Trainer.step` is the usual five lines (forward, loss, zero_grad, backward, step; bare in
+benchmarks/plain.py), a check for values that are not finite, several processes (of one, `own` is
+the whole batch and `share` 1) and sums for the log.
 """
 
 import math
@@ -25,7 +25,7 @@ from common.errors import Interrupted, StopSignals, UserError, warn
 from common.loss import NOT_FINITE, Loss
 from common.run import Follower, Run
 
-# What to do then.
+# What to do where a loss, a gradient or a weight is not finite.
 DIVERGED = "try a lower --lr, a student's --soft-weight lower, a --warmup, or --precision float32"
 # f(logits (N, 10) float32, batch) -> its loss. A GPU records it once, with the values that Python's
 # variables have then: what changes from step to step is to be a buffer of the network, changed in
@@ -99,6 +99,7 @@ class Trainer:
         # Sums over the epoch's images: total, hard and soft loss, right answers, and 1 of an image
         # whose step was finite.
         self.sums = torch.zeros(5, device=device.type)
+        self.taught = False  # whether the loss has a soft part
         self._nan = torch.full((), torch.nan, device=device.type)  # where there is no soft loss
         self._one = torch.ones((), device=device.type)
         self._graphs: dict[int, Callable[[Batch], None]] = {}

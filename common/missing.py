@@ -1,0 +1,173 @@
+"""The runs that a comparison lacks, and the commands that make them."""
+
+import itertools
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from common.compare import EXPERIMENTS, Comparison
+from common.config import (
+    RECIPES,
+    RUNS_DIR,
+    BaselineConfig,
+    Config,
+    StudentConfig,
+    TeacherConfig,
+    differing,
+    is_finished,
+)
+from common.records import LOSS_SETTINGS, NOT_SETTINGS, Record
+
+SMALL = BaselineConfig.arch  # the notes' small network
+
+
+def missing(comparison: Comparison, root: Path) -> list[str]:
+    """What the experiments lack of the runs below `root`, a line each."""
+    everyone = itertools.chain(*comparison.groups.values())
+    teach = {teacher.folder for run in everyone for teacher in comparison.members(run)}
+    problems = []
+    for recipe in comparison.recipes:
+        groups = comparison.of(recipe)
+        runs = list(itertools.chain(*groups.values()))
+        if all(run.folder in teach for run in runs):
+            continue  # they are here for another recipe's students
+        if recipe in RECIPES:  # else no command trains it
+            problems += _absent(comparison, recipe, root)
+            problems += _without_baseline(comparison, recipe)
+        problems += [
+            f"{copy.folder} is a copy of {run.folder}: no evidence of its own"
+            for row in groups.values()
+            for run, copy in itertools.combinations(row, 2)
+            if run.weights_sha256 == copy.weights_sha256
+        ]
+        problems += [
+            f"{run.folder} has a teacher that is not among these runs"
+            for run in runs
+            if run.role == "student" and not comparison.teacher_of(run)
+        ]
+    return problems
+
+
+def _wanted(comparison: Comparison, recipe: str) -> dict[str, Config]:
+    """The networks that those of a recipe are to be compared with, here or not, by name."""
+    groups = comparison.of(recipe)
+    plain = [own for own in comparison.own(recipe) if comparison.plain(recipe, own)]
+    other_small = any(comparison.arch(recipe, own) != SMALL for own in plain)
+    teachers = [
+        arch
+        for arch in EXPERIMENTS.values()
+        if f"student-{arch}" in groups or (f"teacher-{arch}" in groups and not other_small)
+    ]
+    if not plain:
+        teachers = teachers or [TeacherConfig.arch]
+    students = [name for name in groups if comparison.role(recipe, name) == "student"]
+    archs = [
+        comparison.arch(recipe, name)
+        for name in students
+        if comparison.baseline_of(recipe, name) not in groups
+    ]
+    if comparison.alone(recipe) or all(comparison.role(recipe, n) == "teacher" for n in groups):
+        archs.append(SMALL)
+    configs = [TeacherConfig(arch=arch) for arch in teachers]
+    configs += [BaselineConfig(arch=arch) for arch in archs]
+    kd = StudentConfig(loss="kd")
+    return {config.name(): config for config in configs} | {kd.name(t): kd for t in teachers}
+
+
+def _absent(comparison: Comparison, recipe: str, root: Path) -> Iterator[str]:
+    """Of the networks that are wanted those that are not here."""
+    groups = comparison.of(recipe)
+    for name, config in _wanted(comparison, recipe).items():
+        if name in groups or (recipe, name) in comparison.unfinished:
+            continue
+        taught = groups.get(name.replace("teacher", "student"), [])
+        if isinstance(config, TeacherConfig) and all(map(comparison.teacher_of, taught)):
+            continue  # by teachers of whatever recipe; a student to come, by the default
+        teachers = {run.seed: run for run in groups.get(name.replace("student", "teacher"), [])}
+        like = _to_be_like(comparison, recipe, config, teachers)
+        place = _place(name, like)
+        if (place / "config.json").exists():
+            outside = not place.is_relative_to(os.path.abspath(root))
+            if outside and is_finished(place) and like.folder not in comparison.lent:
+                yield (
+                    f"{name} of recipe {recipe} is not below {root}, but {place} holds one: name "
+                    "a folder above both with --runs"
+                )
+            continue  # else a damaged run, and named as such
+        others = comparison.alone(recipe) if name == "baseline" else []
+        rename = f"call the folder {others[0]} so if it is that, else " if others else ""
+        teacher = teachers.get(like.seed, next(iter(teachers.values()), None))
+        command = _command(config, place, like, teacher)
+        yield f"{name} of recipe {recipe} is missing; {rename}{command} makes it"
+
+
+def _without_baseline(comparison: Comparison, recipe: str) -> Iterator[str]:
+    """Of the students that have a baseline those whose seed it has not."""
+    groups = comparison.of(recipe)
+    for name, runs in groups.items():
+        base = comparison.baseline_of(recipe, name)
+        seeds = {run.seed: run for run in groups.get(base, [])}
+        for run in runs:
+            if run.role == "student" and seeds and run.seed not in seeds:
+                like = replace(next(iter(seeds.values())), seed=run.seed)
+                wanted = BaselineConfig(arch=like.config["arch"])
+                yield (
+                    f"{run.folder} has no baseline of its seed and is compared with none; "
+                    f"{_command(wanted, _place(base, run), like)} makes it"
+                )
+
+
+def _to_be_like(
+    comparison: Comparison, recipe: str, config: Config, teachers: Mapping[int, Record]
+) -> Record:
+    """The run that an absent network has to match in seed and length to be compared with it; of a
+    seed that has a teacher, if there is one."""
+    small = SMALL if isinstance(config, TeacherConfig) else config.arch
+    everyone = list(itertools.chain(*comparison.of(recipe).values()))
+    own = [run for run in everyone if run.folder not in comparison.lent]
+    # The notes' come first, the baseline before its students.
+    compared = [run for run in own if run.role != "teacher" and run.config["arch"] == small]
+    with_teacher = [run for run in compared if run.seed in teachers]
+    return (with_teacher or compared or own or everyone)[0]
+
+
+def _place(name: str, like: Record) -> Path:
+    """Where a network's run of the seed of `like` lies beside that."""
+    folder = Path(os.path.abspath(like.folder))  # "." has no parents
+    return folder.parent.parent / name / folder.name
+
+
+def _command(config: Config, place: Path, like: Record, teacher: Record | None = None) -> str:
+    """What trains a network of this kind and architecture in the folder `place`, of the seed and
+    length of `like`; and, if that is of the same kind, with its settings."""
+    role = type(config).__name__.removesuffix("Config").lower()
+    elsewhere = place.parent.parent.resolve() != RUNS_DIR / like.recipe
+    if role == "baseline" and place.parent.name != config.name():
+        elsewhere = True
+    command = ["python", f"train_{role}.py", "--recipe", like.recipe]
+    if like.seed:
+        command += ["--seed", like.seed]
+    if role == "teacher" or config.arch != SMALL:
+        command += ["--arch", config.arch]
+    if teacher and (
+        teacher.config["arch"] != TeacherConfig.arch or elsewhere or teacher.seed != like.seed
+    ):
+        command += ["--teacher", teacher.folder]
+    usual = asdict(type(config).parse("", ["--recipe", like.recipe]))
+    shared = {"epochs"}
+    if (role == "teacher") == (like.role == "teacher"):
+        shared |= usual.keys() - NOT_SETTINGS - LOSS_SETTINGS - {"recipe", "arch"}
+    if like.config.get("schedule") != "step":  # else it says nothing
+        shared -= {"drop"}
+    for key in differing(like.config, usual, ()):
+        if key in shared:
+            value, flag = like.config.get(key), key.replace("_", "-")
+            if isinstance(usual.get(key), bool):
+                command += [f"--{flag}" if value else f"--no-{flag}"]
+            else:
+                command += [f"--{flag}", value or 0]
+    if elsewhere:
+        command += ["--out", place]
+    return shlex.join(map(str, command))
