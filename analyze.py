@@ -865,16 +865,15 @@ def results_in_brief(comparison: Comparison) -> str:
     heads = [f"recipe {recipe}: {column}" for recipe, column in columns]
     words = markdown_table(["network", "parameters", "the notes: best test epoch", *heads], rows)
     trios = comparison.main_experiments()
-    unequal = [
-        f"{UNEQUAL.strip()} recipe {recipe}: {what}"
-        for recipe in shown
-        for what in unequal_in_words(comparison, recipe, [n for n in NAMES if n in shown[recipe]])
-    ]
+    unequal = defaultdict(list)
+    for recipe, named in shown.items():
+        for what in unequal_in_words(comparison, recipe, [name for name in NAMES if name in named]):
+            unequal[what].append(f"recipe {recipe}")
     parts = [
         *(f"**{headline(trio)}**" for trio in trios),
         words,
         ONE_SEED_EXPLAINED if ONE_SEED in words else "",
-        *unequal,  # which explains the other mark
+        *(f"{UNEQUAL.strip()} {', '.join(of)}: {what}" for what, of in unequal.items()),
         as_they_chose(trios),
         "![Test accuracy by epoch](results/headline.svg)",
     ]

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The commands of the published runs, and of what is missing of five seeds, from the project's root
-# after `make setup`: of notes, best, or on-cpu, the baselines of both on a CPU. Stopped, the same
-# command goes on. One thread, because on a CPU the last bits depend on their number. On several
-# cores, run both recipes at once: `bash results/reproduce.sh notes & bash results/reproduce.sh best`.
+# The commands of the published runs, from the project's root after `make setup`: of notes, best, or
+# on-cpu, the baselines of both on a CPU. Stopped, the same command goes on. One thread, because on
+# a CPU the last bits depend on their number. On several cores, run both recipes at once: `bash
+# results/reproduce.sh notes & bash results/reproduce.sh best`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 train() {
