@@ -196,7 +196,7 @@ class Comparison:
 
     def plain(self, recipe: str, name: str) -> bool:
         """Whether these runs are students of plain distillation."""
-        return self.groups[recipe, name][0].config.get("loss") == "kd"  # of others there is none
+        return self.groups[recipe, name][0].config.get("loss") == "kd"  # only a student has a loss
 
     def alone(self, recipe: str, arch: str = BaselineConfig.arch) -> list[str]:
         """Networks of an architecture that are trained alone, but for the notes' baseline."""

@@ -28,8 +28,8 @@ LOG_COLUMNS = (
     "epoch", "lr", "train_loss", "train_hard_loss", "train_soft_loss", "train_accuracy",
     "val_loss", "val_accuracy", "test_loss", "test_accuracy", "images_per_second", "seconds",
 )  # fmt: skip
-# What in config.json may differ when a run is resumed: in silence, as it changes no result, or
-# with a warning, as it may change the bits.
+# What in config.json may differ when a run is resumed: in silence, where files are and what is
+# only noted down; with a warning, what may change the bits.
 FREE = {
     "data_dir", "out", "resume", "overwrite", "teacher", "git_commit", "resumed_with",
     "after_epoch",

@@ -33,13 +33,12 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
         runs = list(itertools.chain(*groups.values()))
         if all(run.folder in teach for run in runs):
             continue  # they are here for another recipe's students
-        if recipe in RECIPES:  # else no command trains it
-            problems += _absent(comparison, recipe, root)
-            problems += _without_baseline(comparison, recipe)
+        problems += _absent(comparison, recipe, root)
+        problems += _without_baseline(comparison, recipe)
         problems += [
             f"{copy.folder} is a copy of {run.folder}: no evidence of its own"
-            for row in groups.values()
-            for run, copy in itertools.combinations(row, 2)
+            for group in groups.values()
+            for run, copy in itertools.combinations(group, 2)
             if run.weights_sha256 == copy.weights_sha256
         ]
         problems += [
@@ -51,7 +50,8 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
 
 
 def _wanted(comparison: Comparison, recipe: str) -> dict[str, Config]:
-    """The networks that those of a recipe are to be compared with, here or not, by name."""
+    """What a recipe's runs are to be compared with, by name: teachers and plain students, here or
+    not, and the baselines that are not here."""
     groups = comparison.of(recipe)
     plain = [own for own in comparison.own(recipe) if comparison.plain(recipe, own)]
     other_small = any(comparison.arch(recipe, own) != SMALL for own in plain)
@@ -82,10 +82,13 @@ def _absent(comparison: Comparison, recipe: str, root: Path) -> Iterator[str]:
     for name, config in _wanted(comparison, recipe).items():
         if name in groups or (recipe, name) in comparison.unfinished:
             continue
-        taught = groups.get(name.replace("teacher", "student"), [])
-        if isinstance(config, TeacherConfig) and all(map(comparison.teacher_of, taught)):
+        role, _, arch = name.partition("-")
+        taught = groups.get(f"student-{arch}", [])
+        if role == "teacher" and all(map(comparison.teacher_of, taught)):
             continue  # by teachers of whatever recipe; a student to come, by the default
-        teachers = {run.seed: run for run in groups.get(name.replace("student", "teacher"), [])}
+        teachers = {}
+        if role == "student":
+            teachers = {run.seed: run for run in groups.get(f"teacher-{arch}", [])}
         like = _to_be_like(comparison, recipe, config, teachers)
         place = _place(name, like)
         if (place / "config.json").exists():
@@ -97,10 +100,10 @@ def _absent(comparison: Comparison, recipe: str, root: Path) -> Iterator[str]:
                 )
             continue  # else a damaged run, and named as such
         others = comparison.alone(recipe) if name == "baseline" else []
-        rename = f"call the folder {others[0]} so if it is that, else " if others else ""
+        ways = [f"call the folder {other} so if it is that" for other in others[:1]]
         teacher = teachers.get(like.seed, next(iter(teachers.values()), None))
-        command = _command(config, place, like, teacher)
-        yield f"{name} of recipe {recipe} is missing; {rename}{command} makes it"
+        ways += _command(config, place, like, teacher)
+        yield f"{name} of recipe {recipe} is missing" + "; " * bool(ways) + ", else ".join(ways)
 
 
 def _without_baseline(comparison: Comparison, recipe: str) -> Iterator[str]:
@@ -108,15 +111,16 @@ def _without_baseline(comparison: Comparison, recipe: str) -> Iterator[str]:
     groups = comparison.of(recipe)
     for name, runs in groups.items():
         base = comparison.baseline_of(recipe, name)
-        seeds = {run.seed: run for run in groups.get(base, [])}
+        bases = groups.get(base, [])
+        if comparison.role(recipe, name) != "student" or not bases:
+            continue
+        seeds = {each.seed for each in bases}
         for run in runs:
-            if run.role == "student" and seeds and run.seed not in seeds:
-                like = replace(next(iter(seeds.values())), seed=run.seed)
+            if run.seed not in seeds:
+                like = replace(bases[0], seed=run.seed)
                 wanted = BaselineConfig(arch=like.config["arch"])
-                yield (
-                    f"{run.folder} has no baseline of its seed and is compared with none; "
-                    f"{_command(wanted, _place(base, run), like)} makes it"
-                )
+                problem = f"{run.folder} has no baseline of its seed and is compared with none"
+                yield "; ".join([problem, *_command(wanted, _place(base, run), like)])
 
 
 def _to_be_like(
@@ -139,9 +143,12 @@ def _place(name: str, like: Record) -> Path:
     return folder.parent.parent / name / folder.name
 
 
-def _command(config: Config, place: Path, like: Record, teacher: Record | None = None) -> str:
+def _command(config: Config, place: Path, like: Record, teacher: Record | None = None) -> list[str]:
     """What trains a network of this kind and architecture in the folder `place`, of the seed and
-    length of `like`; and, if that is of the same kind, with its settings."""
+    length of `like`; and, if that is of the same kind, with its settings. Empty where nothing can:
+    of a recipe from elsewhere."""
+    if like.recipe not in RECIPES:
+        return []
     role = type(config).__name__.removesuffix("Config").lower()
     elsewhere = place.parent.parent.resolve() != RUNS_DIR / like.recipe
     if role == "baseline" and place.parent.name != config.name():
@@ -170,4 +177,4 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None =
                 command += [f"--{flag}", value or 0]
     if elsewhere:
         command += ["--out", place]
-    return shlex.join(map(str, command))
+    return [f"{shlex.join(map(str, command))} makes it"]

@@ -20,8 +20,8 @@ from common.device import Device, progress
 from common.errors import StopSignals, UserError
 from common.run import load, save
 
-WRITING = 600  # seconds: what a table's writer leaves for longer is of one that was killed
-KEEP_SHARE = 0.1  # of the table: as much of it as is new is written, and is what a kill may lose
+WRITING = 600  # seconds: an older temporary file is a killed writer's
+KEEP_SHARE = 0.1  # of the table: written whenever so much is new, so a kill loses no more
 CODE = ("common.batches", "common.device", "common.models", __name__)  # decides the logits' bits
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
@@ -117,7 +117,7 @@ class RememberedLogits:
             self.kept = self.asked
             for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
                 with contextlib.suppress(OSError):  # another student may clear it away first
-                    if time.time() - leftover.stat().st_mtime > WRITING:  # of one that was killed
+                    if time.time() - leftover.stat().st_mtime > WRITING:
                         leftover.unlink()
             # RuntimeError: of a GPU that has failed, which is told already.
             with contextlib.suppress(OSError, UserError, RuntimeError):

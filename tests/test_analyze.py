@@ -940,7 +940,8 @@ def test_networks_of_the_notes_that_were_not_trained_as_the_recipe_says_are_name
     own = {"count": 200, "recipe": "mine", "epochs": 16}
     fake.write_run(small, "baseline", 0, **own)
     code, _, errors = reported(small)
-    assert code == 0 and errors == ""  # what it lacks, no command trains
+    assert code == 1 and "not the settings of recipe" not in errors
+    assert "student-resnet of recipe mine is missing\n" in errors and "makes it" not in errors
     page = (small.parent / "out" / "report.md").read_text()
     assert page.count("not the settings of recipe notes: ") == 2
     assert "recipe notes: baseline, student-resnet (epochs: 50 and 16, lr: 0.08 and 0.1)" in page
