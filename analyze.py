@@ -115,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
 
-    print(f"runs in {root}\n{TERMINAL_EXPLAINED}")
+    published = "published " * (root == RESULTS_DIR)
+    print(f"{published}runs in {root}\n{TERMINAL_EXPLAINED}")
     headlines = [(trio.recipe, headline(trio)) for trio in comparison.experiments()]
     for recipe in comparison.recipes:
         words, own = terminal_table(comparison, recipe), own_in_words(comparison, recipe)

@@ -328,7 +328,8 @@ class Comparison:
             ignored = () if name in NAMES and role == "student" else LOSS_SETTINGS
             trained = {key: runs[0].config.get(key) for key in settings}
             what = in_words(settings, trained, ignored)
-            if name in NAMES or what in named:  # what else others have, stands in their table
+            # What else others have, stands in their table, beside what they compare with.
+            if name in NAMES or what in named or not self.trio(recipe, name):
                 named[what].append(name)
         named.pop("", None)
         return [

@@ -3,6 +3,7 @@
 import itertools
 import os
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
         if all(run.folder in teach for run in runs):
             continue  # they are here for another recipe's students
         problems += _absent(comparison, recipe, root)
-        problems += _without_baseline(comparison, recipe)
+        problems += _unpaired(comparison, recipe)
         problems += [
             f"{copy.folder} is a copy of {run.folder}: no evidence of its own"
             for group in groups.values()
@@ -50,8 +51,7 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
 
 
 def _wanted(comparison: Comparison, recipe: str) -> dict[str, Config]:
-    """What a recipe's runs are to be compared with, by name: teachers and plain students, here or
-    not, and the baselines that are not here."""
+    """What a recipe's runs are to be compared with, here or not, by name."""
     groups = comparison.of(recipe)
     plain = [own for own in comparison.own(recipe) if comparison.plain(recipe, own)]
     other_small = any(comparison.arch(recipe, own) != SMALL for own in plain)
@@ -60,14 +60,12 @@ def _wanted(comparison: Comparison, recipe: str) -> dict[str, Config]:
         for arch in EXPERIMENTS.values()
         if f"student-{arch}" in groups or (f"teacher-{arch}" in groups and not other_small)
     ]
-    if not plain:
-        teachers = teachers or [TeacherConfig.arch]
     students = [name for name in groups if comparison.role(recipe, name) == "student"]
-    archs = [
-        comparison.arch(recipe, name)
-        for name in students
-        if comparison.baseline_of(recipe, name) not in groups
-    ]
+    if not plain and not teachers:
+        known = (comparison.teacher_of(run) for name in students for run in groups[name])
+        teachers = [next((t.config["arch"] for t in known if t), TeacherConfig.arch)]
+    archs = [comparison.arch(recipe, name) for name in students]
+    archs = [arch for arch in archs if arch == SMALL or not comparison.alone(recipe, arch)]
     if comparison.alone(recipe) or all(comparison.role(recipe, n) == "teacher" for n in groups):
         archs.append(SMALL)
     configs = [TeacherConfig(arch=arch) for arch in teachers]
@@ -100,27 +98,39 @@ def _absent(comparison: Comparison, recipe: str, root: Path) -> Iterator[str]:
                 )
             continue  # else a damaged run, and named as such
         others = comparison.alone(recipe) if name == "baseline" else []
-        ways = [f"call the folder {other} so if it is that" for other in others[:1]]
+        ways = [f"rename the folder {other} to {name} if it is that" for other in others[:1]]
         teacher = teachers.get(like.seed, next(iter(teachers.values()), None))
         ways += _command(config, place, like, teacher)
         yield f"{name} of recipe {recipe} is missing" + "; " * bool(ways) + ", else ".join(ways)
 
 
-def _without_baseline(comparison: Comparison, recipe: str) -> Iterator[str]:
-    """Of the students that have a baseline those whose seed it has not."""
+def _unpaired(comparison: Comparison, recipe: str) -> Iterator[str]:
+    """Of the students that have a baseline, or plain distillation, those whose seed it has not."""
     groups = comparison.of(recipe)
+    unpaired: dict[tuple[str, int], list[Record]] = defaultdict(list)
     for name, runs in groups.items():
-        base = comparison.baseline_of(recipe, name)
-        bases = groups.get(base, [])
-        if comparison.role(recipe, name) != "student" or not bases:
+        if comparison.role(recipe, name) != "student":
             continue
-        seeds = {each.seed for each in bases}
-        for run in runs:
-            if run.seed not in seeds:
-                like = replace(bases[0], seed=run.seed)
-                wanted = BaselineConfig(arch=like.config["arch"])
-                problem = f"{run.folder} has no baseline of its seed and is compared with none"
-                yield "; ".join([problem, *_command(wanted, _place(base, run), like)])
+        others = [comparison.baseline_of(recipe, name)]
+        if kd := comparison.against_kd(recipe, name):
+            others.append(kd.baselines[0].name)
+        for other in others:
+            there = groups.get(other, [])
+            if there and there[0].config["arch"] == runs[0].config["arch"]:
+                for run in runs:
+                    if run.seed not in {each.seed for each in there}:
+                        unpaired[other, run.seed].append(run)
+    for (other, seed), runs in unpaired.items():
+        like = replace(groups[other][0], seed=seed)
+        members = comparison.members(runs[0]) if like.role == "student" else [None]
+        folders = ", ".join(str(run.folder) for run in runs)
+        problem = f"{other} has no run of seed {seed} to compare {folders} with"
+        ways = []
+        if len(members) == 1:
+            kind = StudentConfig(loss="kd") if like.role == "student" else BaselineConfig()
+            wanted = replace(kind, arch=like.config["arch"])
+            ways = _command(wanted, _place(other, runs[0]), like, members[0])
+        yield "; ".join([problem, *ways])
 
 
 def _to_be_like(
@@ -150,9 +160,9 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None =
     if like.recipe not in RECIPES:
         return []
     role = type(config).__name__.removesuffix("Config").lower()
-    elsewhere = place.parent.parent.resolve() != RUNS_DIR / like.recipe
-    if role == "baseline" and place.parent.name != config.name():
-        elsewhere = True
+    taught_by = [teacher.config["arch"] if teacher else TeacherConfig.arch]
+    usual_place = RUNS_DIR / like.recipe / config.name(*taught_by * (role == "student"))
+    elsewhere = place.parent.resolve() != usual_place
     command = ["python", f"train_{role}.py", "--recipe", like.recipe]
     if like.seed:
         command += ["--seed", like.seed]
@@ -166,6 +176,8 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None =
     shared = {"epochs"}
     if (role == "teacher") == (like.role == "teacher"):
         shared |= usual.keys() - NOT_SETTINGS - LOSS_SETTINGS - {"recipe", "arch"}
+    if role == "student" and like.config.get("loss") == "kd":
+        shared |= LOSS_SETTINGS - {"role", "loss"}
     if like.config.get("schedule") != "step":  # else it says nothing
         shared -= {"drop"}
     for key in differing(like.config, usual, ()):

@@ -117,6 +117,7 @@ def _logarithmic(axes: Axes) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
+        axes.set_ylabel(f"{axes.get_ylabel()}, log scale")
 
 
 def _intervals(

@@ -347,7 +347,7 @@ def test_students_are_compared_with_the_baselines_of_their_seeds_only(tmp_path, 
     )
     delta = table.set_index("name").loc["student-resnet", "delta"]
     assert delta == pytest.approx(100 * (student.right.mean() - base.right.mean()), rel=1e-4)
-    assert code == 1 and "seed-2 has no baseline of its seed" in errors
+    assert code == 1 and "baseline has no run of seed 2 to compare " in errors
     assert "train_baseline.py --recipe notes --seed 2" in errors
 
 
@@ -1084,16 +1084,65 @@ def test_a_baseline_of_another_name_is_to_be_renamed(small, undrawn, capsys):
     shutil.move(small / "notes" / "student-resnet", small / "notes" / "plain")
     assert analyze.main(["--runs", str(small), "--out", str(small.parent / "out")]) == 1
     printed = capsys.readouterr()
-    assert "baseline of recipe notes is missing; call the folder base so if" in printed.err
-    assert printed.err.count("call the folder") == 1  # student-resnet is missing, too
+    words = "baseline of recipe notes is missing; rename the folder base to baseline if it is"
+    assert words in printed.err
+    assert printed.err.count("rename the folder") == 1  # student-resnet is missing, too
     assert "plain − base: " in printed.out and "base − plain" not in printed.out
 
 
 def test_a_network_of_ones_own_trained_alone_wants_a_baseline(tmp_path, reported):
     fake.write_run(tmp_path / "runs", "baseline-smoothed", 0, count=200, epochs=50)
     code, _, errors = reported(tmp_path / "runs")
-    words = "baseline of recipe notes is missing; call the folder baseline-smoothed so if"
+    words = "baseline of recipe notes is missing; rename the folder baseline-smoothed to baseline"
     assert code == 1 and words in errors and "--epochs" not in errors  # as many as the recipe says
+
+
+def test_another_networks_own_baseline_is_wanted_where_the_small_one_has_one(small, reported):
+    for seed in (0, 7):  # the small one's baseline has no seed 7, and would be no help either
+        taught = {"teacher_sha256": "teacher-resnet-0", "loss": "mine", "arch": "tiny"}
+        fake.write_run(small, "student-resnet-mine-tiny", seed, count=200, epochs=17, **taught)
+    code, _, errors = reported(small)
+    flags = f"--arch tiny --epochs 17 --lr 0.1 --out {small / 'notes' / 'baseline-tiny' / 'seed-0'}"
+    words = "baseline-tiny of recipe notes is missing; python train_baseline.py --recipe notes"
+    assert code == 1 and f"{words} {flags} makes it" in errors and "seed 7" not in errors
+
+
+def test_a_seed_that_plain_distillation_lacks_is_told_once_with_its_command(small, reported):
+    for name in ("student-resnet-a", "student-resnet-b"):
+        for seed in range(2):
+            taught = {"teacher_sha256": f"teacher-resnet-{seed}", "loss": "mine"} | SMALL
+            fake.write_run(small, name, seed, **taught)
+    assert reported(small)[0] == 0
+    change(small / "notes" / "student-resnet" / "seed-0" / "config.json", alpha=0.7)
+    shutil.rmtree(small / "notes" / "student-resnet" / "seed-1")
+    code, _, errors = reported(small)
+    folders = ", ".join(str(small / "notes" / f"student-resnet-{k}" / "seed-1") for k in "ab")
+    teacher, place = (small / "notes" / f"{k}-resnet" / "seed-1" for k in ("teacher", "student"))
+    flags = f"--seed 1 --teacher {teacher} --alpha 0.7 --epochs 16 --lr 0.1 --out {place}"
+    words = f"student-resnet has no run of seed 1 to compare {folders} with; python"
+    assert code == 1 and f"{words} train_student.py --recipe notes {flags} makes it" in errors
+
+
+def test_a_student_of_a_teacher_of_ones_own_wants_plain_distillation_of_that(tmp_path, reported):
+    root = tmp_path / "runs"
+    fake.write_run(root, "baseline", 0, **SMALL)
+    folder = fake.write_run(root, "teacher-resnet", 0, **SMALL)
+    change(folder / "config.json", arch="tiny", name="teacher-tiny")
+    folder.parent.rename(root / "notes" / "teacher-tiny")
+    taught = {"teacher_sha256": "teacher-resnet-0", "loss": "mine"} | SMALL
+    fake.write_run(root, "student-tiny-mine", 0, **taught)
+    errors = reported(root)[2]
+    teacher, place = (root / "notes" / f"{k}-tiny" / "seed-0" for k in ("teacher", "student"))
+    flags = f"--teacher {teacher} --epochs 16 --lr 0.1 --out {place}"
+    words = "student-tiny of recipe notes is missing; python train_student.py --recipe notes"
+    assert f"{words} {flags} makes it" in errors and "student-resnet" not in errors
+
+
+def test_a_short_run_that_is_compared_with_nothing_is_told_as_such(tmp_path, reported):
+    fake.write_run(tmp_path / "runs", "mine", 0, role="student", teacher_sha256="1f", **SMALL)
+    reported(tmp_path / "runs")
+    words = "not the settings of recipe notes: mine (epochs: 50 and 16, lr: 0.08 and 0.1)"
+    assert words in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_an_absent_student_is_to_be_of_the_seed_that_has_a_baseline(
