@@ -279,7 +279,8 @@ class Comparison:
             trio = self.against_kd(recipe, name)
             pairs = trio.pairs() if trio else []
             if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in pairs):
-                remarks.append(f"{name} had another teacher than the student of its seed")
+                plain = trio.baselines[0].name
+                remarks.append(f"{name} had another teacher than {plain} of its seed")
             remarks += self._ensembles(name, runs)
         remarks += [
             f"{', '.join(names)} {'were' if names[1:] else 'was'} taught by {teachers}"

@@ -198,7 +198,7 @@ def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
             label = "the network of the title" if each == name else each
             _curve(loss, groups[each], "train_loss", color, line, label)
             lines.append(_curve(held_out, groups[each], "val_accuracy", color, line))
-        _tidy(loss, name, "epoch", "training loss, as minimised")
+        _tidy(loss, name, "epoch", "training loss")
         _logarithmic(loss)
         _tidy(held_out, "", "epoch", "held-out accuracy (%)")
         drawn, labels = loss.get_legend_handles_labels()
