@@ -125,11 +125,10 @@ def _unpaired(comparison: Comparison, recipe: str) -> Iterator[str]:
         members = comparison.members(runs[0]) if like.role == "student" else [None]
         folders = ", ".join(str(run.folder) for run in runs)
         problem = f"{other} has no run of seed {seed} to compare {folders} with"
-        ways = []
-        if len(members) == 1:
+        place, ways = _place(other, runs[0]), []
+        if len(members) == 1 and not (place / "config.json").exists():  # else it is begun
             kind = StudentConfig(loss="kd") if like.role == "student" else BaselineConfig()
-            wanted = replace(kind, arch=like.config["arch"])
-            ways = _command(wanted, _place(other, runs[0]), like, members[0])
+            ways = _command(replace(kind, arch=like.config["arch"]), place, like, members[0])
         yield "; ".join([problem, *ways])
 
 
@@ -160,9 +159,11 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None =
     if like.recipe not in RECIPES:
         return []
     role = type(config).__name__.removesuffix("Config").lower()
-    taught_by = [teacher.config["arch"] if teacher else TeacherConfig.arch]
-    usual_place = RUNS_DIR / like.recipe / config.name(*taught_by * (role == "student"))
-    elsewhere = place.parent.resolve() != usual_place
+    if isinstance(config, StudentConfig):
+        name = config.name(teacher.config["arch"] if teacher else TeacherConfig.arch)
+    else:
+        name = config.name()
+    elsewhere = place.parent.resolve() != RUNS_DIR / like.recipe / name
     command = ["python", f"train_{role}.py", "--recipe", like.recipe]
     if like.seed:
         command += ["--seed", like.seed]

@@ -1121,6 +1121,9 @@ def test_a_seed_that_plain_distillation_lacks_is_told_once_with_its_command(smal
     flags = f"--seed 1 --teacher {teacher} --alpha 0.7 --epochs 16 --lr 0.1 --out {place}"
     words = f"student-resnet has no run of seed 1 to compare {folders} with; python"
     assert code == 1 and f"{words} train_student.py --recipe notes {flags} makes it" in errors
+    fake.write_run(small, "student-resnet", 1, finished=False, **SMALL)
+    errors = reported(small)[2]
+    assert "seed-1 is unfinished" in errors and "makes it" not in errors
 
 
 def test_a_student_of_a_teacher_of_ones_own_wants_plain_distillation_of_that(tmp_path, reported):
