@@ -869,12 +869,12 @@ def results_in_brief(comparison: Comparison) -> str:
     unequal = defaultdict(list)
     for recipe, named in shown.items():
         for what in unequal_in_words(comparison, recipe, [name for name in NAMES if name in named]):
-            unequal[what].append(recipe)
+            unequal[what].append(f"recipe {recipe}")
     parts = [
         *(f"**{headline(trio)}**" for trio in trios),
         words,
         ONE_SEED_EXPLAINED if ONE_SEED in words else "",
-        *(f"{UNEQUAL.strip()} recipe {' and '.join(of)}: {what}" for what, of in unequal.items()),
+        *(f"{UNEQUAL.strip()} {' and '.join(of)}: {what}" for what, of in unequal.items()),
         as_they_chose(trios),
         "![Test accuracy by epoch](results/headline.svg)",
     ]

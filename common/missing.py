@@ -50,8 +50,9 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
     return problems
 
 
-def _wanted(comparison: Comparison, recipe: str) -> dict[str, Config]:
-    """What a recipe's runs are to be compared with, here or not, by name."""
+def _wanted(comparison: Comparison, recipe: str) -> dict[str, tuple[Config, str]]:
+    """What a recipe's runs are to be compared with, here or not, by name; and of teachers and
+    students the teacher's architecture."""
     groups = comparison.of(recipe)
     plain = [own for own in comparison.own(recipe) if comparison.plain(recipe, own)]
     other_small = any(comparison.arch(recipe, own) != SMALL for own in plain)
@@ -65,31 +66,31 @@ def _wanted(comparison: Comparison, recipe: str) -> dict[str, Config]:
         known = (comparison.teacher_of(run) for name in students for run in groups[name])
         teachers = [next((t.config["arch"] for t in known if t), TeacherConfig.arch)]
     archs = [comparison.arch(recipe, name) for name in students]
+    kd = StudentConfig(loss="kd", arch=min(archs, key=SMALL.__ne__, default=SMALL))
     archs = [arch for arch in archs if arch == SMALL or not comparison.alone(recipe, arch)]
     if comparison.alone(recipe) or all(comparison.role(recipe, n) == "teacher" for n in groups):
         archs.append(SMALL)
-    configs = [TeacherConfig(arch=arch) for arch in teachers]
-    configs += [BaselineConfig(arch=arch) for arch in archs]
-    kd = StudentConfig(loss="kd")
-    return {config.name(): config for config in configs} | {kd.name(t): kd for t in teachers}
+    wanted = {f"teacher-{arch}": (TeacherConfig(arch=arch), arch) for arch in teachers}
+    baselines = (BaselineConfig(arch=arch) for arch in archs)
+    wanted |= {baseline.name(): (baseline, "") for baseline in baselines}
+    return wanted | {kd.name(arch): (kd, arch) for arch in teachers}
 
 
 def _absent(comparison: Comparison, recipe: str, root: Path) -> Iterator[str]:
     """Of the networks that are wanted those that are not here."""
     groups = comparison.of(recipe)
-    for name, config in _wanted(comparison, recipe).items():
+    for name, (config, arch) in _wanted(comparison, recipe).items():
         if name in groups or (recipe, name) in comparison.unfinished:
             continue
-        role, _, arch = name.partition("-")
         taught = groups.get(f"student-{arch}", [])
-        if role == "teacher" and all(map(comparison.teacher_of, taught)):
+        if isinstance(config, TeacherConfig) and all(map(comparison.teacher_of, taught)):
             continue  # by teachers of whatever recipe; a student to come, by the default
         teachers = {}
-        if role == "student":
-            teachers = {run.seed: run for run in groups.get(f"teacher-{arch}", [])}
+        if isinstance(config, StudentConfig):
+            teachers = _teachers(comparison, recipe, arch)
         like = _to_be_like(comparison, recipe, config, teachers)
         place = _place(name, like)
-        if (place / "config.json").exists():
+        if any(place.glob("*")):
             outside = not place.is_relative_to(os.path.abspath(root))
             if outside and is_finished(place) and like.folder not in comparison.lent:
                 yield (
@@ -97,39 +98,59 @@ def _absent(comparison: Comparison, recipe: str, root: Path) -> Iterator[str]:
                     "a folder above both with --runs"
                 )
             continue  # else a damaged run, and named as such
-        others = comparison.alone(recipe) if name == "baseline" else []
-        ways = [f"rename the folder {other} to {name} if it is that" for other in others[:1]]
+        ways = []
+        if name == "baseline" and (others := comparison.alone(recipe)):
+            ways.append(f"rename the folder {others[0]} to {name} if it is that")
         teacher = teachers.get(like.seed, next(iter(teachers.values()), None))
-        ways += _command(config, place, like, teacher)
-        yield f"{name} of recipe {recipe} is missing" + "; " * bool(ways) + ", else ".join(ways)
+        ways.append(_command(config, place, like, teacher))
+        yield _line(f"{name} of recipe {recipe} is missing", *ways)
+
+
+def _teachers(comparison: Comparison, recipe: str, arch: str) -> dict[int, Record]:
+    """By seed those of an architecture: the recipe's, else who taught its students."""
+    groups = comparison.of(recipe)
+    teachers = {run.seed: run for run in groups.get(f"teacher-{arch}", [])}
+    for run in itertools.chain(*groups.values()):
+        members = comparison.members(run)
+        if [member.config["arch"] for member in members] == [arch]:
+            teachers.setdefault(run.seed, members[0])
+    return teachers
 
 
 def _unpaired(comparison: Comparison, recipe: str) -> Iterator[str]:
-    """Of the students that have a baseline, or plain distillation, those whose seed it has not."""
+    """Of the students that have a baseline those whose seed it has not; and of those of another
+    loss the same with plain distillation from their teacher."""
     groups = comparison.of(recipe)
     unpaired: dict[tuple[str, int], list[Record]] = defaultdict(list)
     for name, runs in groups.items():
         if comparison.role(recipe, name) != "student":
             continue
-        others = [comparison.baseline_of(recipe, name)]
-        if kd := comparison.against_kd(recipe, name):
-            others.append(kd.baselines[0].name)
-        for other in others:
-            there = groups.get(other, [])
-            if there and there[0].config["arch"] == runs[0].config["arch"]:
-                for run in runs:
-                    if run.seed not in {each.seed for each in there}:
-                        unpaired[other, run.seed].append(run)
+        kd = StudentConfig(loss="kd", arch=comparison.arch(recipe, name))
+        for run in runs:
+            others = [comparison.baseline_of(recipe, name)]
+            if len(members := comparison.members(run)) == 1 and not comparison.plain(recipe, name):
+                others.append(kd.name(members[0].config["arch"]))
+            for other in others:
+                there = [each for each in groups.get(other, []) if each.config["arch"] == kd.arch]
+                if there and run.seed not in [each.seed for each in there]:
+                    unpaired[other, run.seed].append(run)
     for (other, seed), runs in unpaired.items():
-        like = replace(groups[other][0], seed=seed)
-        members = comparison.members(runs[0]) if like.role == "student" else [None]
+        like, place = replace(groups[other][0], seed=seed), _place(other, runs[0])
+        if any(place.glob("*")):
+            continue  # unfinished or damaged, and named as such
+        config, teacher = BaselineConfig(arch=like.config["arch"]), None
+        if like.role == "student":
+            config = StudentConfig(loss="kd", arch=like.config["arch"])
+            (teacher,) = comparison.members(runs[0])
         folders = ", ".join(str(run.folder) for run in runs)
-        problem = f"{other} has no run of seed {seed} to compare {folders} with"
-        place, ways = _place(other, runs[0]), []
-        if len(members) == 1 and not (place / "config.json").exists():  # else it is begun
-            kind = StudentConfig(loss="kd") if like.role == "student" else BaselineConfig()
-            ways = _command(replace(kind, arch=like.config["arch"]), place, like, members[0])
-        yield "; ".join([problem, *ways])
+        yield _line(
+            f"{other} has no run of seed {seed} to compare {folders} with",
+            _command(config, place, like, teacher),
+        )
+
+
+def _line(problem: str, *ways: str) -> str:
+    return "; ".join(filter(None, [problem, ", else ".join(filter(None, ways))]))
 
 
 def _to_be_like(
@@ -152,12 +173,12 @@ def _place(name: str, like: Record) -> Path:
     return folder.parent.parent / name / folder.name
 
 
-def _command(config: Config, place: Path, like: Record, teacher: Record | None = None) -> list[str]:
+def _command(config: Config, place: Path, like: Record, teacher: Record | None) -> str:
     """What trains a network of this kind and architecture in the folder `place`, of the seed and
     length of `like`; and, if that is of the same kind, with its settings. Empty where nothing can:
     of a recipe from elsewhere."""
     if like.recipe not in RECIPES:
-        return []
+        return ""
     role = type(config).__name__.removesuffix("Config").lower()
     if isinstance(config, StudentConfig):
         name = config.name(teacher.config["arch"] if teacher else TeacherConfig.arch)
@@ -169,9 +190,7 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None =
         command += ["--seed", like.seed]
     if role == "teacher" or config.arch != SMALL:
         command += ["--arch", config.arch]
-    if teacher and (
-        teacher.config["arch"] != TeacherConfig.arch or elsewhere or teacher.seed != like.seed
-    ):
+    if teacher:
         command += ["--teacher", teacher.folder]
     usual = asdict(type(config).parse("", ["--recipe", like.recipe]))
     shared = {"epochs"}
@@ -190,4 +209,4 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None =
                 command += [f"--{flag}", value or 0]
     if elsewhere:
         command += ["--out", place]
-    return [f"{shlex.join(map(str, command))} makes it"]
+    return f"{shlex.join(map(str, command))} makes it"

@@ -1141,6 +1141,32 @@ def test_a_student_of_a_teacher_of_ones_own_wants_plain_distillation_of_that(tmp
     assert f"{words} {flags} makes it" in errors and "student-resnet" not in errors
 
 
+def test_plain_distillation_that_is_advised_has_the_students_own_teacher(tmp_path, reported):
+    """Not one of more seeds, nor an ensemble; nor the default one of its recipe."""
+    root = tmp_path / "runs"
+    for arch, seeds in (("resnet", 2), ("cnn", 1)):
+        fake.write_experiment(root, seeds, arch=arch, **SMALL)
+    for seed in range(2):
+        together = "teacher-resnet-0+teacher-resnet-1"
+        for name, digest in (("cnn-mine", f"teacher-cnn-{seed}"), ("all-mine", together)):
+            taught = {"teacher_sha256": digest, "loss": "mine"} | SMALL
+            fake.write_run(root, f"student-{name}", seed, **taught)
+    fake.write_run(root, "teacher-cnn", 1, **SMALL)
+    errors = reported(root)[2]
+    teacher, place = (root / "notes" / f"{k}-cnn" / "seed-1" for k in ("teacher", "student"))
+    words = f"student-cnn has no run of seed 1 to compare {root / 'notes' / 'student-cnn-mine'}"
+    assert words in errors and f"--teacher {teacher} --epochs" in errors
+    assert f"--out {place} makes it" in errors and errors.count("makes it") == 1
+    (root / "best").mkdir()
+    for name in ("baseline", "student-cnn-mine"):
+        shutil.move(root / "notes" / name, root / "best")
+    for path in (root / "best").rglob("config.json"):
+        change(path, recipe="best")
+    lines = reported(root)[2].splitlines()
+    (words,) = (line for line in lines if "student-cnn of recipe best is missing" in line)
+    assert f" --teacher {root / 'notes' / 'teacher-cnn' / 'seed-0'} " in words
+
+
 def test_a_short_run_that_is_compared_with_nothing_is_told_as_such(tmp_path, reported):
     fake.write_run(tmp_path / "runs", "mine", 0, role="student", teacher_sha256="1f", **SMALL)
     reported(tmp_path / "runs")
