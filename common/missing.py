@@ -141,7 +141,7 @@ def _unpaired(comparison: Comparison, recipe: str) -> Iterator[str]:
         config, teacher = BaselineConfig(arch=like.config["arch"]), None
         if like.role == "student":
             config = StudentConfig(loss="kd", arch=like.config["arch"])
-            (teacher,) = comparison.members(runs[0])
+            teacher = next(iter(comparison.members(runs[0])), None)
         folders = ", ".join(str(run.folder) for run in runs)
         yield _line(
             f"{other} has no run of seed {seed} to compare {folders} with",
