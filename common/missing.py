@@ -51,8 +51,8 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
 
 
 def _wanted(comparison: Comparison, recipe: str) -> dict[str, tuple[Config, str]]:
-    """What a recipe's runs are to be compared with, here or not, by name; and of teachers and
-    students the teacher's architecture."""
+    """What a recipe's runs are to be compared with, here or not, by name, each with its
+    architecture, a student with its teacher's."""
     groups = comparison.of(recipe)
     plain = [own for own in comparison.own(recipe) if comparison.plain(recipe, own)]
     other_small = any(comparison.arch(recipe, own) != SMALL for own in plain)
@@ -66,13 +66,13 @@ def _wanted(comparison: Comparison, recipe: str) -> dict[str, tuple[Config, str]
         known = (comparison.teacher_of(run) for name in students for run in groups[name])
         teachers = [next((t.config["arch"] for t in known if t), TeacherConfig.arch)]
     archs = [comparison.arch(recipe, name) for name in students]
-    kd = StudentConfig(loss="kd", arch=min(archs, key=SMALL.__ne__, default=SMALL))
+    kd = StudentConfig(loss="kd", arch=SMALL if SMALL in archs or not archs else archs[0])
     archs = [arch for arch in archs if arch == SMALL or not comparison.alone(recipe, arch)]
     if comparison.alone(recipe) or all(comparison.role(recipe, n) == "teacher" for n in groups):
         archs.append(SMALL)
-    wanted = {f"teacher-{arch}": (TeacherConfig(arch=arch), arch) for arch in teachers}
-    baselines = (BaselineConfig(arch=arch) for arch in archs)
-    wanted |= {baseline.name(): (baseline, "") for baseline in baselines}
+    untaught = [TeacherConfig(arch=arch) for arch in teachers]
+    untaught += [BaselineConfig(arch=arch) for arch in archs]
+    wanted = {config.name(): (config, config.arch) for config in untaught}
     return wanted | {kd.name(arch): (kd, arch) for arch in teachers}
 
 

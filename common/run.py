@@ -180,6 +180,7 @@ def find_teachers(config: StudentConfig) -> list[Path]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             folder = config.folder(config.name("resnet"), RUNS_DIR)
             begun = read_json(folder / "config.json")["teacher"]
+            begun = [begun] if isinstance(begun, str) else begun
             paths = [ROOT / path for path in begun]
             if all(path.exists() for path in paths):
                 return paths
