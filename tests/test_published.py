@@ -147,17 +147,26 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     of_notes, of_best = map(gains, (notes, best))
     welch = scipy.stats.ttest_ind(of_notes, of_best, equal_var=False)
     interval = welch.confidence_interval()
-    words = "The gain is smaller there by {:.2f} points (95 % interval {:.2f} to {:.2f}, Welch's)"
-    assert words.format(np.mean(of_notes) - np.mean(of_best), *interval) in readme
-    words = "under `notes` yes, by about a point; under `best`, where the small CNN alone is better"
-    assert f"{words}, perhaps by {np.mean(of_best):.1f} points" in readme
+    words = (
+        "Under `notes` distillation gains about a point; under `best`, where the small CNN alone "
+        "is better, perhaps {:.1f} points: less by {:.2f} points (95 % interval {:.2f} to {:.2f}, "
+        "Welch's)"
+    )
+    less = np.mean(of_notes) - np.mean(of_best), *interval
+    assert words.format(np.mean(of_best), *less) in readme
+    assert "| `student-resnet`, `notes` minus `best` | {:.2f} [{:.2f}, {:.2f}] |".format(*less) in (
+        readme
+    )
     held_out = stats.over_seeds(
         [
             student.best_row["val_accuracy"] - base.best_row["val_accuracy"]
             for base, student in best.pairs()
         ]
     )
-    words = "by which its settings were chosen, its gain is {:+.2f} [{:+.2f}, {:+.2f}]"
+    words = (
+        "by which the settings of `best` were chosen, `student-resnet` gains "
+        "{:+.2f} [{:+.2f}, {:+.2f}]"
+    )
     assert words.format(*held_out[:3]) in readme
     (alone, teacher), (alone_best, teacher_best) = (
         [100 * np.mean([run.right.mean() for run in runs]) for runs in (t.baselines, t.teachers)]
@@ -171,11 +180,11 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     assert words in readme
 
     words = (
-        "at 92 % of the held-out images on average {:.0f} epochs before the baseline under `notes` "
-        "(p {}), at 94 % {:.0f} epochs before it under `best` (p {})"
+        "a held-out accuracy of 92 % on average {:.0f} epochs before the baseline under `notes` "
+        "(p {}), and of 94 % {:.0f} epochs before it under `best` (p {}: it may be chance)"
     )
     of_its_own = (
-        "is not told from the baseline under `notes` ({:.1f} epochs, p {}), and is there {:.1f} "
+        "it is {:.1f} epochs later than the baseline under `notes` (p {}: not told apart), {:.1f} "
         "epochs earlier under `best` (p {})"
     )
     saved, nearly = [], []
@@ -187,7 +196,8 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
         ):
             found.append(fake.beside(part, name))
             found.append(re.search(rf"{name} [^(]*\(p by itself ([\d.]+)", part.aside)[1])
-    assert words.format(*saved) in readme and of_its_own.format(*nearly) in readme
+    later, *others = nearly
+    assert words.format(*saved) in readme and of_its_own.format(-later, *others) in readme
     for trio in (notes, best):
         assert claims.faster(trio)[1].estimate.low > 0
         ahead = [s.log["val_accuracy"] - base.log["val_accuracy"] for base, s in trio.pairs()]
@@ -263,9 +273,12 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
         )
         of_three += stats.over_seeds(on_gpu[:3])[:3]
         own_device += stats.over_seeds(on_gpu[:3] + on_cpu[3:])[:3]
-    both = "{:+.2f} [{:+.2f}, {:+.2f}] and {:+.2f} [{:+.2f}, {:+.2f}]"
-    assert f"when the first three, gains of {both}, had".format(*of_three) in readme
-    assert f"of each student's own device the gains are {both}.".format(*own_device) in readme
+    words = (
+        "which gained {:+.2f} [{:+.2f}, {:+.2f}] under `notes` and {:+.2f} [{:+.2f}, {:+.2f}] "
+        "under `best`; over baselines of each student's own device all five gain "
+        "{:+.2f} [{:+.2f}, {:+.2f}] and {:+.2f} [{:+.2f}, {:+.2f}]."
+    )
+    assert words.format(*of_three, *own_device) in readme
     smoothed = claims.gain(comparison.trio("best", "baseline-smoothed"))
     behind = claims.gain(comparison.against_kd("best", "baseline-smoothed"))
     longer = claims.gain(comparison.trio("best", "baseline-100-epochs"))
@@ -298,11 +311,12 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
         "they gain {:+.2f} [{:+.2f}, {:+.2f}] and {:+.2f} [{:+.2f}, {:+.2f}], so perhaps nothing"
     )
     assert words.format(*beside[0][:3], *beside[1][:3]) in readme
-    on_kd = [comparison.against_kd("best", own) for own in comparison.own("best")]
-    half = [(gain.high - gain.low) / 2 for gain in map(claims.gain, filter(None, on_kd))]
+    students = (own for own in comparison.own("best") if comparison.role("best", own) == "student")
+    on_kd = filter(None, (comparison.against_kd("best", own) for own in students))
+    half = [(gain.high - gain.low) / 2 for gain in map(claims.gain, on_kd)]
     assert f"under `best` of ±{min(half):.2f} to ±{max(half):.2f}" in readme
     trio = comparison.trio("best", "student-ensemble")
-    words = "With three ResNets as its teacher the student gains {:+.2f} [{:+.2f}, {:+.2f}] there"
+    words = "Under `best` a student of three ResNets gains {:+.2f} [{:+.2f}, {:+.2f}], an interval"
     assert words.format(*claims.gain(trio)[:3]) in readme
     of_three = gains(trio)
     assert f"five seeds gain, by {min(of_three):.2f} to {max(of_three):.2f} points" in readme
@@ -341,13 +355,18 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     on_those = comparison.trio("notes", "student-resnet", 2, "baseline-on-cpu")
     mean = 100 * np.mean([run.right.mean() for run in elsewhere.students])
     of_cnn = claims.gain(comparison.trio("notes", "student-cnn", 1, "baseline-on-cpu"))
-    words = (
-        "a CPU are at {:.2f} %, and on those the students gain {:+.2f} [{:+.2f}, {:+.2f}], those "
-        "of the wide CNN {:+.2f} [{:+.2f}, {:+.2f}]. Five such baselines of `best`"
-    )
     under_notes = claims.gain(on_those)
     assert under_notes.low > 0 and 0.8 < under_notes.value < claims.gain(notes).value < 1.3
-    assert words.format(mean, *under_notes[:3], *of_cnn[:3]) in readme
+    row = "| `{}`, `{}` | {:+.2f} [{:+.2f}, {:+.2f}]{} | {:+.2f} [{:+.2f}, {:+.2f}]{} |"
+
+    def in_table(student: str, recipe: str, on_cpus: stats.Estimate) -> bool:
+        usual = claims.gain(comparison.trio(recipe, student))
+        unequal = " ‡" * (student == "student-cnn")
+        return row.format(recipe, student, *usual[:3], unequal, *on_cpus[:3], unequal) in readme
+
+    assert in_table("student-resnet", "notes", under_notes)
+    assert in_table("student-cnn", "notes", of_cnn)
+    assert f"is partly luck: those five are at {mean:.2f} %." in readme
     elsewhere = comparison.trio("best", "baseline-on-cpu")
     alike = claims.gain(elsewhere)
     assert -0.3 < alike.low < 0 < alike.high < 0.3, "the two are alike, to 0.3 points"
@@ -357,12 +376,10 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     lead = claims.gain(trio)
     mean = 100 * np.mean([run.right.mean() for run in elsewhere.students])
     of_cnn = claims.gain(comparison.trio("best", "student-cnn", 1, "baseline-on-cpu"))
-    words = (
-        "are at {:.2f} %, and on those its students gain {:+.2f} [{:+.2f}, {:+.2f}], less by "
-        "{:.2f} ({:.2f} to {:.2f}), and those of the wide CNN {:+.2f} [{:+.2f}, {:+.2f}]"
-    )
+    assert in_table("student-resnet", "best", lead) and in_table("student-cnn", "best", of_cnn)
     less = under_notes.value - lead.value, *welch.confidence_interval()
-    assert words.format(mean, *lead[:3], *less, *of_cnn[:3]) in readme
+    assert "[0.56, 1.22] | {:.2f} [{:.2f}, {:.2f}] |".format(*less) in readme
+    assert f"Those of `best` are at {mean:.2f} %; on them the means of `best` stay" in readme
     assert lead.low < 0 and of_cnn.low < 0, "no longer beyond chance"
     on_those = [
         claims.gain(comparison.trio("best", own, against="baseline-on-cpu"))
