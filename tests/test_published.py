@@ -392,6 +392,32 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert words.format(*on_those[0][:3], *on_those[1][:3]) in readme
 
 
+def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave():
+    rows = pd.read_csv(RESULTS_DIR / "search.csv")
+    cells = rows.dropna().pivot(index="temperature", columns=["alpha", "seed"])["val_accuracy"]
+    assert cells.shape == (4, 3 * 2) and not cells.isna().any(axis=None)
+    alone = rows[rows.alpha == 0].set_index("seed").val_accuracy
+    readme = (ROOT / "README.md").read_text()
+    for temperature, row in cells.iterrows():
+        pairs = (f"{row[alpha, 100]:.2f}, {row[alpha, 101]:.2f}" for alpha in (0.5, 0.9, 1.0))
+        assert f"\n| {temperature:.0f} | {' | '.join(pairs)} |\n" in readme
+    assert f"\n| alone | {alone[100]:.2f}, {alone[101]:.2f} | | |\n" in readme
+    chosen = {}
+    for seeds in ([100], [101], [100, 101]):
+        means = cells.loc[:, cells.columns.get_level_values("seed").isin(seeds)]
+        by_temperature, by_alpha = means.mean(axis=1), means.T.groupby("alpha").mean().mean(axis=1)
+        assert by_temperature.idxmin() == 1
+        chosen[tuple(seeds)] = by_temperature.idxmax(), by_alpha.idxmax()
+    recipe = StudentConfig.parse("", ["--recipe", "best"])
+    assert chosen[100,] == chosen[100, 101] == (recipe.temperature, recipe.alpha) == (2, 0.5)
+    assert chosen[101,] == (4, 0.5)
+    readme = " ".join(readme.split())
+    words = "in both together {:.2f}, for {:.2f} alone"
+    assert words.format(by_temperature[1], alone.mean()) in readme
+    apart = abs(cells.T.groupby("alpha").diff()).mean(axis=None)
+    assert f"at the same settings they are {apart:.2f} points apart on average" in readme
+
+
 def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
     rows = pd.read_csv(RESULTS_DIR / "flip.csv")
     away = []  # in images
