@@ -163,16 +163,17 @@ class Comparison:
         """The runs of `name` with the students of plain distillation of their seeds.
 
         Of their own architecture, and of those the ones with most seeds, then with the fewest
-        other settings, then of their own teachers and device; else experiment 2's, of the ResNet.
-        None for the notes' own networks.
+        other settings, then of their own teachers and device, then those that the notes do not
+        have, such as tuned ones; else experiment 2's, of the ResNet. None for the notes' networks.
         """
         if name in NAMES:
             return None
         arch = self.arch(recipe, name)
-        usual = StudentConfig(arch=arch, loss="kd")
-        students = [usual.name(teacher) for teacher in EXPERIMENTS.values()]
+        students = []  # of equally near ones the first
         if self.role(recipe, name) == "student" and not self.plain(recipe, name):
             students += [other for other in self.own(recipe) if self.plain(recipe, other)]
+        usual = StudentConfig(arch=arch, loss="kd")
+        students += [usual.name(teacher) for teacher in EXPERIMENTS.values()]
         trios = (
             self.trio(recipe, name, against=student)
             for student in students
@@ -234,7 +235,7 @@ class Comparison:
 
         A control is a baseline, or for another loss than kd a student of kd and the same teacher.
         """
-        trios = (self.trio(recipe, name, against=control) for control in self.own(recipe))
+        trios = (self.trio(recipe, name, against=control) for control in self.of(recipe))
         return [
             trio
             for trio in trios

@@ -389,6 +389,22 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
     assert re.search(r"^\| student-mine \|.*\(other alpha\) on student-resnet-hint \|", page, re.M)
 
 
+def test_a_loss_is_compared_with_tuned_plain_distillation_and_with_the_usual(small, undrawn):
+    """Both have as many other settings than it."""
+    for seed in range(2):
+        shared = {"teacher_sha256": f"teacher-resnet-{seed}"} | SMALL
+        fake.write_run(small, "student-resnet-tuned", seed, alpha=0.7, **shared)
+        fake.write_run(small, "student-mine", seed, loss="mine", alpha=0.9, **shared)
+    out = small.parent / "out"
+    analyze.main(["--runs", str(small), "--out", str(out)])
+    page, gain = (out / "report.md").read_text(), r"[^|;]+\] \(other alpha\) on student-resnet"
+    assert re.search(
+        rf"^\| student-mine \|.*\| {gain}-tuned \| {gain} \| – \|$", page, re.MULTILINE
+    )
+    table = pd.read_csv(out / "results.csv").set_index("name")
+    assert table.loc["student-mine", "kd"] == "student-resnet-tuned"
+
+
 def test_plain_distillation_of_the_cnn_is_named(tmp_path, undrawn):
     """What has no name is student-resnet's."""
     fake.write_experiment(tmp_path / "runs", 2, arch="cnn", **SMALL)
