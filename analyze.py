@@ -384,8 +384,8 @@ COLUMNS_EXPLAINED = (
     "for each student; the table has all.",
     "gain on plain distillation: on the student of loss kd whose settings are nearest, which is "
     "student-resnet unless another is named; (other alpha): that setting of the loss differs, too.",
-    "gain on a control that differs in the loss alone: on a baseline or a kd student of your own, "
-    "with these settings and on this device.",
+    "gain on a control that differs in the loss alone: on another baseline, or another student of "
+    "kd and the same teacher, with these settings and on this device.",
     ONE_SEED_EXPLAINED,
     UNEQUAL_EXPLAINED,
 )
