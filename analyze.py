@@ -184,7 +184,7 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def p_value(p: float) -> str:
-    return DASH if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return DASH if np.isnan(p) else claims.p_in_words(p)
 
 
 def in_brief(verdict: Verdict) -> str:

@@ -145,10 +145,14 @@ def gain_at_last_epoch(trio: Trio) -> Estimate:
     return _difference(trio, lambda run: run.log["test_accuracy"].iloc[-1])
 
 
+def p_in_words(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _aside(measured: dict[str, Estimate]) -> str:
     """In words what else was measured; of several seeds with its p, which nothing adjusts."""
     return ", ".join(
-        f"{name} {value:+.2f}" + ("" if math.isnan(p) else f" (p by itself {max(p, 0.001):.3f})")
+        f"{name} {value:+.2f}" + ("" if math.isnan(p) else f" (p by itself {p_in_words(p)})")
         for name, (value, _, _, p, _) in measured.items()
         if not math.isnan(value)
     )

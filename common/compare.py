@@ -171,7 +171,7 @@ class Comparison:
         arch = self.arch(recipe, name)
         students = []  # of equally near ones the first
         if self.role(recipe, name) == "student" and not self.plain(recipe, name):
-            students += [other for other in self.own(recipe) if self.plain(recipe, other)]
+            students += self.own_plain(recipe)
         usual = StudentConfig(arch=arch, loss="kd")
         students += [usual.name(teacher) for teacher in EXPERIMENTS.values()]
         trios = (
@@ -198,6 +198,10 @@ class Comparison:
     def plain(self, recipe: str, name: str) -> bool:
         """Whether these runs are students of plain distillation."""
         return self.groups[recipe, name][0].config.get("loss") == "kd"  # only a student has a loss
+
+    def own_plain(self, recipe: str) -> list[str]:
+        """Students of plain distillation that the notes do not have, such as tuned ones."""
+        return [own for own in self.own(recipe) if self.plain(recipe, own)]
 
     def alone(self, recipe: str, arch: str = BaselineConfig.arch) -> list[str]:
         """Networks of an architecture that are trained alone, but for the notes' baseline."""

@@ -54,7 +54,7 @@ def _wanted(comparison: Comparison, recipe: str) -> dict[str, tuple[Config, str]
     """What a recipe's runs are to be compared with, here or not, by name, each with its
     architecture, a student with its teacher's."""
     groups = comparison.of(recipe)
-    plain = [own for own in comparison.own(recipe) if comparison.plain(recipe, own)]
+    plain = comparison.own_plain(recipe)
     other_small = any(comparison.arch(recipe, own) != SMALL for own in plain)
     teachers = [
         arch

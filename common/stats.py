@@ -34,16 +34,16 @@ def mean_std(values: Sequence[float]) -> tuple[float, float]:
 def over_seeds(values: Sequence[float], grid: float = 0.0) -> Estimate:
     """Mean of one value a seed, with Student's t-interval and t-test against 0.
 
-    grid: the values are multiples of it, such as whole epochs. Below that the spread cannot be
-    seen, so it is taken to be at least that of rounding, grid / √12; else two seeds that happen
-    to agree would be proof of anything. Without a grid, no spread means no interval and no p.
+    grid: the values are multiples of it, such as whole epochs. Then their mean's error is at least
+    that of one value's rounding, grid / √12, as all seeds may be rounded alike; else two that
+    happen to agree would be proof of anything. Without a grid, no spread means no interval, no p.
     """
     values = np.asarray(values, float)
     count = len(values)
     if count < 2 or np.isnan(values).any():
         return Estimate(values.mean())
     spread = 0.0 if np.ptp(values) < 1e-9 else values.std(ddof=1)  # alike but for rounding
-    error = max(spread, grid / np.sqrt(12)) / np.sqrt(count)
+    error = max(spread / np.sqrt(count), grid / np.sqrt(12))
     mean = values.mean()
     if error == 0:
         return Estimate(mean)
@@ -75,8 +75,8 @@ def over_images(statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarra
     beyond, tail = np.isnan(draws), (1 - LEVEL) / 2
     if beyond.mean() > tail:
         return Estimate(value, over="images")
-    low = np.quantile(np.where(beyond, -np.inf, draws), tail, method="higher")
-    high = np.quantile(np.where(beyond, np.inf, draws), 1 - tail, method="lower")
+    low = np.quantile(np.where(beyond, -np.inf, draws), tail, method="inverted_cdf")
+    high = np.quantile(np.where(beyond, np.inf, draws), 1 - tail, method="inverted_cdf")
     return Estimate(value, low, high, over="images")
 
 

@@ -76,13 +76,24 @@ def test_seeds_that_agree_by_chance_prove_nothing():
     assert estimate.value == 2 and np.isnan(estimate[1:4]).all()
 
 
-def test_on_a_grid_the_spread_is_at_least_that_of_rounding():
-    # √(1/12) / √2 is the standard error, t with 1 degree of freedom is Cauchy's distribution.
+def test_on_a_grid_the_error_is_at_least_that_of_rounding():
+    # t with 1 degree of freedom is Cauchy's distribution.
     estimate = stats.over_seeds([2, 2], grid=1)
-    error = math.sqrt(1 / 12) / math.sqrt(2)
+    error = math.sqrt(1 / 12)
     assert estimate.p == pytest.approx(1 - 2 / math.pi * math.atan(2 / error))
     assert estimate.high - 2 == pytest.approx(error * math.tan(0.95 * math.pi / 2))
     assert stats.over_seeds([2, 9], grid=1) == stats.over_seeds([2, 9])  # spread enough
+
+
+@pytest.mark.parametrize("count", [5, 20])
+def test_what_rounding_hides_in_all_seeds_alike_is_in_the_interval(count, generator):
+    """Of values that are rounded to 0 or 1 more seeds do not tell where between them they lie."""
+    missed = 0
+    for _ in range(400):
+        true = generator.uniform(-1, 1)
+        estimate = stats.over_seeds(np.round(generator.normal(true, 0.1, count)), grid=1)
+        missed += not estimate.low < true < estimate.high
+    assert missed <= 0.05 * 400
 
 
 def test_nothing_known_of_one_seed_is_nothing_known_of_the_mean():
@@ -125,6 +136,15 @@ def test_a_bootstrap_over_kinds_is_one_over_images(generator):
     assert estimate.value == pytest.approx(values.mean())
     assert estimate[1:3] == pytest.approx((bootstrap.low, bootstrap.high), abs=0.006)
     assert math.isnan(estimate.p)  # of one seed
+
+
+def test_the_interval_goes_from_the_50th_lowest_to_the_50th_highest_of_1999_draws():
+    """Ranks (R + 1) · 0.025 from either end (Davison, Hinkley 1997)."""
+    counts = np.array([5_000_000, 5_000_000])
+    draws = np.sort(stats.resampled(counts)[:, 0])
+    estimate = stats.over_images(lambda c: c[:, 0], counts)
+    assert estimate[1:3] == (draws[49], draws[-50])
+    assert draws[48] < draws[49] < draws[50] and draws[-51] < draws[-50] < draws[-49]
 
 
 @pytest.mark.parametrize(("least", "told"), [(74, True), (84, False)])
