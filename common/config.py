@@ -31,7 +31,7 @@ LOG_COLUMNS = (
 # What in config.json may differ when a run is resumed: in silence, where files are and what is
 # only noted down; with a warning, what may change the bits.
 FREE = {
-    "data_dir", "out", "resume", "overwrite", "debug", "teacher", "git_commit", "resumed_with",
+    "data_dir", "out", "resume", "overwrite", "teacher", "git_commit", "resumed_with",
     "after_epoch",
 }  # fmt: skip
 WARNED = {"device", "device_name", "threads", "versions", "processes", "deterministic"}

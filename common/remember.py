@@ -121,7 +121,9 @@ class RememberedLogits:
                         leftover.unlink()
             # RuntimeError: of a GPU that has failed, which is told already.
             with contextlib.suppress(OSError, UserError, RuntimeError):
-                save(self.path, {"key": self.key, "table": self.table.cpu()})
+                # Another student of this teacher may have left answers there since.
+                table = torch.where(self.table.isnan(), self._read(), self.table)
+                save(self.path, {"key": self.key, "table": table.cpu()})
 
 
 class Ensemble:

@@ -380,6 +380,21 @@ def test_the_table_of_code_that_was_changed_since_is_replaced(
     assert list(tmp_path.glob(".*.tmp")) == killed[1:]  # another student may be writing it
 
 
+def test_two_students_of_one_teacher_keep_what_either_has_asked(dataset, device, teacher, tmp_path):
+    def table():
+        return RememberedLogits(teacher, dataset, device, "digest", tmp_path)
+
+    one, other = table(), table()
+    for remembered, epochs in ((one, (1, 2)), (other, (3,))):
+        for epoch in epochs:
+            remembered.prepare(*dataset.epoch(0, epoch), StopSignals())
+        remembered.keep()
+    both = table()
+    for epoch in (1, 2, 3):
+        assert not len(both.unknown(*dataset.epoch(0, epoch)))
+    assert other.unknown(*dataset.epoch(0, 1)).numel()  # in use its own goes on as it was
+
+
 @pytest.mark.parametrize(
     "other",
     [
