@@ -236,8 +236,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if job in left:
             expected = job.epochs_left * pace[job.config.arch].epoch
             if job.teacher:
-                answers = len(data) * Views.of(job.config).met(job.config.epochs)
-                expected += answers * pace[job.teacher.config.arch].answer
+                views, epochs = Views.of(job.config), job.config.epochs
+                new = views.met(epochs) - views.met(epochs - job.epochs_left)
+                expected += len(data) * new * pace[job.teacher.config.arch].answer
             total += expected
             todo = f"about {duration(expected)}"
         print(f"  {job.name} seed {job.config.seed}: {todo}")
@@ -250,8 +251,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     del data
     if device.type == "cuda":
         torch.cuda.empty_cache()  # for the scripts
+    # A finished run is looked at again where something is there to mend it from.
+    at_hand = [job for job in jobs if job in left or (job.folder / "last.pt").exists()]
     try:
-        run_all(jobs, shared, args.jobs)
+        run_all(at_hand, shared, args.jobs)
     except Interrupted:  # each script has said how it alone goes on
         print("all networks: give the same command again", file=sys.stderr)
         raise
@@ -271,7 +274,12 @@ def run_all(jobs: Sequence[Job], shared: list[str], at_once: int) -> None:
     threads = max(1, torch.get_num_threads() // at_once)  # more than cores wait for each other
     message = "its own message says why" + " in its output file" * (at_once > 1)
     waiting, running = list(enumerate(jobs, start=1)), {}
-    with StopSignals() as stop:
+
+    def terminate() -> None:
+        for child in list(running):
+            child.terminate()
+
+    with StopSignals(at_once=terminate) as stop:
         try:
             while waiting or running:
                 unfinished = [job for _, job in waiting] + list(running.values())

@@ -34,10 +34,11 @@ class Interrupted(KeyboardInterrupt):
 
 class StopSignals:
     """SIGINT and SIGTERM end the run at the next `check`, at the latest at the end of the block; a
-    second one ends the process at once."""
+    second one calls `at_once` and ends the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
         self.received: int | None = None
+        self.at_once = at_once
 
     def __enter__(self) -> Self:
         self._before = {
@@ -54,6 +55,7 @@ class StopSignals:
 
     def _handle(self, number: int, _: object) -> None:
         if self.received is not None:
+            self.at_once()
             os._exit(128 + number)
         self.received = number
 

@@ -119,6 +119,24 @@ def test_a_signal_ends_the_scripts(run_scripts, command, code):
     assert [child.returncode for child in run_scripts.children] == [code]
 
 
+def test_two_signals_at_once_end_the_scripts_too():
+    """As of `make`, which passes on what has reached this process by itself."""
+    code = """if True:
+        import os, signal, subprocess
+        from pathlib import Path
+        import reproduce
+        from common.config import BaselineConfig
+        def wait(*_):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+        reproduce.start = lambda *_: subprocess.Popen(["sleep", "60"])
+        reproduce.wait_for_one = wait
+        reproduce.run_all([reproduce.Job(Path(), "baseline", "it", BaselineConfig())], [], 1)
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=50)
+    assert done.returncode == 143  # and it was over: what it started holds its output open
+
+
 @pytest.mark.parametrize(
     ("command", "why", "code"),
     [
@@ -299,15 +317,24 @@ def test_the_plan_says_how_long_each_network_and_all_will_take(
     runs = tmp_path / "runs-3-epochs"
     assert reported == ["--runs", str(runs), "--out", str(runs / "report")]
 
-    baseline = runs / "notes" / "baseline" / "seed-0"
-    baseline.mkdir(parents=True)
-    (baseline / "log.csv").write_text("epoch\n1\n")
+    baseline, begun = (runs / "notes" / name / "seed-0" for name in ("baseline", "student-resnet"))
+    for folder in (baseline, begun):
+        folder.mkdir(parents=True)
+        (folder / "log.csv").write_text("epoch\n1\n")
+    student = 2 * 30 + 240 * (views - 1)  # the teacher has answered to the first epoch's
     teacher = runs / "notes" / "teacher-resnet" / "seed-0"
     teacher.mkdir(parents=True)
     (teacher / "summary.json").touch()
+    trained.clear()
     text = planned("--epochs", "3")
     assert "  baseline seed 0: about 60 s\n" in text
     assert "  teacher-resnet seed 0: done already\n" in text
+    assert f"  student-resnet seed 0: about {student / 60:.0f} min\n" in text
+    # Kept without its checkpoints it is left as it is; with them it is looked at for damage.
+    assert [job.name for job in trained[1:]] == ["baseline", "student-resnet"]
+    (teacher / "last.pt").touch()
+    planned("--epochs", "3")
+    assert [job.name for job in trained[4:]] == ["teacher-resnet", "baseline", "student-resnet"]
     assert f"about {(60 + student) / 60:.0f} min in all" in text
 
     reported.clear()
