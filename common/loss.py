@@ -63,7 +63,8 @@ def dkd(
     target_weight · KL of the pair (target, rest) + other_weight · KL over the non-target classes.
     """
     classes = torch.arange(student_logits.shape[1] - 1, device=labels.device)
-    others = classes + (classes >= labels[:, None])  # (N, C - 1): every class but the label
+    # (N, C - 1): every class but the label, so of label 2 the classes 0, 1, 3, 4, ...
+    others = classes + (classes >= labels[:, None])
 
     def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
         logits = logits / temperature
@@ -87,7 +88,8 @@ def dist(
 
     1 − Pearson correlation of the softened outputs, once over the classes of each image (mean over
     images) and once over the images of each class (mean over classes). Outputs that are all equal
-    correlate with nothing: an image or class of such counts as 1.
+    correlate with nothing: an image or class of such counts as 1. Near such the gradient has no
+    bounds: no network for this loss that begins with a last layer of zeros.
     """
     student_p = functional.softmax(student_logits / temperature, dim=1)
     teacher_p = functional.softmax(teacher_logits / temperature, dim=1)
@@ -105,7 +107,8 @@ def logit_standard(
     """Sun et al. 2024, Logit Standardization in Knowledge Distillation.
 
     `kd` of logits brought to zero mean and unit deviation per image (the paper's population
-    deviation), so that the student need not match the teacher's scale.
+    deviation), so that the student need not match the teacher's scale. Near logits that are all
+    equal the gradient has no bounds: no network that begins with a last layer of zeros.
     """
 
     def standardise(logits: Tensor) -> Tensor:

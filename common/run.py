@@ -87,8 +87,7 @@ def write_atomically(path: Path, content: bytes, keep_as: Path | None = None) ->
         raise UserError(
             f"cannot write {path}",
             str(error),
-            "make room or correct the permissions, then go on with --resume; "
-            "what was there before is untouched",
+            "make room or correct the permissions, then go on with --resume",
             exit_code=1,
         ) from error
 
@@ -184,6 +183,7 @@ def find_teachers(config: StudentConfig) -> list[Path]:
             paths = [ROOT / path for path in begun]
             if all(path.exists() for path in paths):
                 return paths
+            warn(f"a teacher of this run is gone ({', '.join(begun)}): another is taken")
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
     by_seed = sorted(published.glob("seed-*"), key=lambda path: (len(path.name), path.name))
@@ -242,7 +242,7 @@ def read_teacher(path: Path) -> Teacher:
         if isinstance(error, FileNotFoundError):
             why = "there is no such file"
             if is_finished(path.parent):
-                why += ", though its run is here: few of the published ones are with their weights"
+                why += ", though its run is here: it is kept without its weights"
         raise UserError(
             f"cannot use {path} as the teacher",
             why,
@@ -349,9 +349,10 @@ class Run:
 
     def _resume(self, present: Sequence[str]) -> None:
         damage = self._damage() if self.complete else ""
-        whole = self.complete and not damage
-        if not whole:
-            self.checkpoint = self._last_good_checkpoint()
+        if self.complete and not damage:
+            self._compare(read_json(self.folder / "config.json"))
+            return
+        self.checkpoint = self._last_good_checkpoint()
         if self.checkpoint:
             recorded, epoch = self.checkpoint["config"], self.checkpoint["epoch"]
             later = recorded.get("resumed_with", [])
@@ -365,28 +366,18 @@ class Run:
             if damage:
                 warn(f"{damage}; made again from the checkpoint of epoch {epoch}")
                 (self.folder / "summary.json").unlink()
-            return
-        if damage:
+        elif damage:
             raise UserError(
                 f"{self.folder} is damaged",
                 damage,
                 "put that file back, or use --overwrite in place of --resume to start again",
             )
-        made_from_checkpoint = [name for name in present if name != "config.json"]
-        if made_from_checkpoint and not whole:
+        elif present != ["config.json"]:  # all that a run has before its first checkpoint
             raise UserError(
                 f"no checkpoint in {self.folder}",
-                f"it holds {', '.join(made_from_checkpoint)} of a run, but nothing to go on from",
+                f"it holds {', '.join(present)} of a run, but nothing to go on from",
                 "put last.pt back, use --overwrite in place of --resume, or choose another --out",
             )
-        try:
-            self._compare(read_json(self.folder / "config.json"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"cannot read {self.folder / 'config.json'}, so what the run was made with",
-                str(error),
-                "put it back, or use --overwrite in place of --resume to start again",
-            ) from error
 
     def _damage(self) -> str:
         """What is wrong with the files of this finished run, in words; empty if nothing is."""
@@ -424,7 +415,10 @@ class Run:
                 f"{changes(before, now, warned)}; the run goes on, but its bits may differ from an "
                 "uninterrupted one's"
             )
-        return {key: now[key] for key in warned}
+        noted = {key: now[key] for key in warned}
+        if before.get("git_commit") != now.get("git_commit"):
+            noted["git_commit"] = now.get("git_commit")
+        return noted
 
     def _last_good_checkpoint(self) -> dict[str, Any] | None:
         damage = []

@@ -132,13 +132,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         # The processes' gradients are averaged; the loss is a mean over the whole batch's images.
         (loss.total * (share * self.device.processes)).backward()
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        # In one kernel what torch.amp.GradScaler does: found_inf becomes 1 if one is not finite.
-        torch._amp_foreach_non_finite_check_and_unscale_(
-            [loss.total.detach(), *gradients], self.optimizer.found_inf, self._one
-        )
-        if self.device.processes > 1:  # a loss is its own process's: the others cannot see it
-            distributed.all_reduce(self.optimizer.found_inf, distributed.ReduceOp.MAX)
+        self._find_inf(loss.total)
         self.optimizer.step()
         self.taught = loss.soft is not None
         with torch.no_grad():
@@ -147,6 +141,15 @@ class Trainer:
             good = 1 - self.optimizer.found_inf
             parts = [loss.total, loss.hard, soft, right / len(batch.labels), good]
             self.sums += torch.stack(parts) * (share * size)
+
+    def _find_inf(self, total: Tensor) -> None:
+        """Set found_inf to 1 if the loss or a gradient is not finite, in any of the processes."""
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        torch._amp_foreach_non_finite_check_and_unscale_(  # one kernel, torch.amp.GradScaler's
+            [total.detach(), *gradients], self.optimizer.found_inf, self._one
+        )
+        if self.device.processes > 1:  # a loss is its own process's: the others cannot see it
+            distributed.all_reduce(self.optimizer.found_inf, distributed.ReduceOp.MAX)
 
     def _own(self, size: int) -> tuple[slice, float]:
         """Which images of a batch are this process's, and how much of the batch they stand for."""
@@ -239,7 +242,7 @@ class Trainer:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream), torch.enable_grad():
-                for _ in range(3):
+                for _ in range(3):  # in which libraries choose their algorithms
                     self.step(batch)
             torch.cuda.current_stream().wait_stream(stream)
             restore()

@@ -10,6 +10,7 @@ from common.errors import UserError
 from conftest import make_tiny, write_idx
 
 NAMES = list(common.data.DIGESTS)
+FROM_DEBIAN = common.data._from_debian
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def nowhere(monkeypatch, tmp_path):
     def offline(scratch):
         raise RuntimeError("no route to host")
 
-    monkeypatch.setattr(common.data, "_from_torchvision", offline)
-    monkeypatch.setattr(common.data, "_from_debian", offline)
+    for source in ("torchvision", "debian"):
+        monkeypatch.setattr(common.data, f"_from_{source}", offline)
     return tmp_path
 
 
@@ -108,6 +109,35 @@ def test_a_damaged_download_is_not_kept(tiny_data, nowhere, monkeypatch):
     monkeypatch.setattr(common.data, "_from_debian", lambda _: shutil.copytree(tiny_data, _ / "x"))
     assert load().source == place  # from the second, where the first is damaged
     assert (place / "of-the-users-own").exists()
+
+
+def test_debians_package_is_unpacked_with_package_lists_of_its_own(
+    tiny_data, nowhere, monkeypatch, tmp_path
+):
+    """On a machine without lists the first download fails. The programs are stand-ins."""
+    (programs := tmp_path / "programs").mkdir()
+    place = common.data.SYSTEM_DIR.relative_to("/")
+    scripts = {
+        "apt-get": """
+            case "$*" in
+            *update) case "$*" in *Dir::State::Lists=*/apt*) touch apt/there;; esac;;
+            *Dir::State::Lists=*/apt*download*) test -f apt/there && touch "$PKG"_1_all.deb;;
+            *) echo "E: Unable to locate package" >&2; exit 100;;
+            esac""",
+        "dpkg-deb": f"""
+            test -f "$2" && mkdir -p "$(dirname "$3/{place}")" && cp -r "{tiny_data}" "$3/{place}"
+            """,
+    }
+    for name, lines in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\nPKG={common.data.PACKAGE}\n{lines}")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    monkeypatch.setattr(common.data, "_from_debian", FROM_DEBIAN)
+    assert load().source == nowhere / "data" / "fashion-mnist"
+    (programs / "dpkg-deb").write_text("#!/bin/sh\necho no space left >&2; exit 2")
+    shutil.rmtree(nowhere / "data")
+    with pytest.raises(UserError, match="no route to host, debian: no space left; put "):
+        load()
 
 
 def test_split_is_stratified_disjoint_and_complete():

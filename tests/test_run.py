@@ -307,6 +307,19 @@ def test_what_is_new_at_each_resume_is_recorded_once(tmp_path, capsys):
     assert capsys.readouterr().err.count("threads: ") == 3
 
 
+def test_the_commit_of_a_resume_is_recorded_in_silence(tmp_path, capsys):
+    """A run that goes on with other code is not that of the commit it began with alone."""
+    run = open_with(tmp_path, FACTS | {"git_commit": "a"}, epochs=4)
+    run.save_checkpoint(checkpoint_of(run))
+    run.close()
+    for commit, noted in (("a", None), ("b", [{"after_epoch": 1, "git_commit": "b"}])):
+        facts = FACTS | {"git_commit": commit}
+        with open_run(tmp_path, config(resume=True, epochs=4), facts) as run:
+            assert run.settings.get("resumed_with") == noted
+            assert run.settings["git_commit"] == "a"
+    assert capsys.readouterr().err == ""
+
+
 def test_a_file_that_is_no_checkpoint_of_a_run_is_named(tmp_path):
     begun(tmp_path, 2)
     for name in ("last.pt", "previous.pt"):
@@ -338,7 +351,9 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path):
 def test_a_run_whose_checkpoints_are_gone_is_not_started_over_in_silence(tmp_path):
     (begun(tmp_path) / "last.pt").unlink()
     before = contents(tmp_path)
-    with pytest.raises(UserError, match="it holds best.pt, log.csv of a run, but nothing to go on"):
+    with pytest.raises(
+        UserError, match="it holds best.pt, log.csv, config.json of a run, but nothing to go on"
+    ):
         open_with(tmp_path, resume=True)
     assert contents(tmp_path) == before
 
@@ -576,7 +591,10 @@ def test_a_resumed_student_keeps_the_teacher_that_it_began_with(places, capsys):
         assert find_teachers(student) == [published]
     assert find_teachers(StudentConfig.parse("", [])) == [own]
     published.unlink()
+    assert capsys.readouterr().err == ""
     assert find_teachers(student) == [own]
+    words = f"warning: a teacher of this run is gone ({published}): another is taken\n"
+    assert capsys.readouterr().err == words
 
 
 def test_a_run_of_an_older_version_is_gone_on_with(tmp_path):
