@@ -472,36 +472,48 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
 
 def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave():
     rows = pd.read_csv(RESULTS_DIR / "search.csv")
-    cells = rows.dropna().pivot(index="temperature", columns=["alpha", "seed"])["val_accuracy"]
-    assert cells.shape == (4, 3 * 2) and not cells.isna().any(axis=None)
-    alone = rows[rows.alpha == 0].set_index("seed").val_accuracy
-    readme = (ROOT / "README.md").read_text()
-    for temperature, row in cells.iterrows():
-        pairs = (f"{row[alpha, 100]:.2f}, {row[alpha, 101]:.2f}" for alpha in (0.5, 0.9, 1.0))
-        assert f"\n| {temperature:.0f} | {' | '.join(pairs)} |\n" in readme
-    assert set(rows[rows.seed == 100].dropna().device_name) == {"NVIDIA H200"}
-    assert set(rows[(rows.seed == 101) | (rows.alpha == 0)].device_name) == {"Intel Xeon"}
-    assert f"\n| alone, both on the CPU | {alone[100]:.2f}, {alone[101]:.2f} | | |\n" in readme
-    chosen = {}
-    for seeds in ([100], [101], [100, 101]):
-        means = cells.loc[:, cells.columns.get_level_values("seed").isin(seeds)]
-        by_temperature, by_alpha = means.mean(axis=1), means.T.groupby("alpha").mean().mean(axis=1)
-        assert by_temperature.idxmin() == 1
-        chosen[tuple(seeds)] = by_temperature.idxmax(), by_alpha.idxmax()
-    recipe = StudentConfig.parse("", ["--recipe", "best"])
-    assert chosen[100,] == chosen[100, 101] == (recipe.temperature, recipe.alpha) == (2, 0.5)
-    assert chosen[101,] == (4, 0.5)
-    readme = " ".join(readme.split())
-    words = "the lowest mean, together {:.2f}, for {:.2f} alone"
-    assert words.format(by_temperature[1], alone.mean()) in readme
-    of_101 = cells.xs(101, axis=1, level="seed")
-    ahead = (
-        of_101.mean(axis=1).nsmallest(2).diff().iloc[1],
-        -of_101.mean().nlargest(2).diff().iloc[1],
+    searched = rows.dropna().pivot(index=["seed", "temperature"], columns="alpha")["val_accuracy"]
+    cells = searched.to_numpy().reshape(3, 4, 3)  # by seed, temperature, alpha
+    assert np.isfinite(cells).all()
+    text = (ROOT / "README.md").read_text()
+    for temperature, of_seeds in zip((1, 2, 4, 8), cells.transpose(1, 2, 0), strict=True):
+        words = (", ".join(f"{value:.2f}" for value in of_alpha) for of_alpha in of_seeds)
+        assert f"\n| {temperature} | {' | '.join(words)} |\n" in text
+    on_gpu = rows[rows.device_name == "NVIDIA H200"]
+    assert set(on_gpu.seed) == {100} and len(on_gpu) == 12
+    assert set(rows.device_name) == {"NVIDIA H200", "Intel Xeon"}
+    readme = " ".join(text.split())
+    alone = rows[rows.alpha == 0].set_index("seed").val_accuracy[[100, 101, 102]]
+    words = "alone has {:.2f}, {:.2f} and {:.2f}, all on the CPU."
+    assert words.format(*alone) in readme
+
+    seeds, temperatures, alphas = (
+        cells.mean(tuple({0, 1, 2} - {axis}), keepdims=True) for axis in range(3)
     )
-    assert "in seed 101 by {:.2f} and {:.2f}.".format(*ahead) in readme
-    apart = abs(cells.T.groupby("alpha").diff()).mean(axis=None)
-    assert f"At the same settings the two are {apart:.2f} points apart on average" in readme
+
+    def chosen(cells):
+        return 2 ** cells.mean((0, 2)).argmax(), (0.5, 0.9, 1.0)[cells.mean((0, 1)).argmax()]
+
+    recipe = StudentConfig.parse("", ["--recipe", "best"])
+    assert chosen(cells[:1]) == (recipe.temperature, recipe.alpha) == (2, 0.5)
+    assert [chosen(cells[1:2]), chosen(cells[2:])] == [(4, 0.5), (8, 0.5)]
+    words = "would have chosen 4 and 8, both with 0.5; all three together choose {} and {}."
+    assert words.format(*chosen(cells)) in readme
+    assert (cells.mean(2).argmin(1) == 0).all() and (cells.mean(1).argmax(1) == 0).all()
+    words = "has the lowest mean, together {:.2f} for {:.2f} alone, and alpha 0.5 the highest"
+    assert words.format(temperatures.min(), alone.mean()) in readme
+    # Analysis of variance of a balanced design, three factors, none of them with another.
+    rest = cells - seeds - temperatures - alphas + 2 * cells.mean()
+    freedom = 36 - 1 - 2 - 3 - 2
+    variance = (rest**2).sum() / freedom
+    p = [  # n · variance of means of n runs each, to that of a run
+        scipy.stats.f.sf(n * means.var(ddof=1) / variance, means.size - 1, freedom)
+        for n, means in ((9, temperatures), (12, alphas), (9, temperatures[:, 1:]))
+    ]
+    words = "chance alone would part temperatures so much with p {:.3f}, alphas with p {:.3f}"
+    assert words.format(*p[:2]) in readme
+    words = "means of 2, 4 and 8 are {:.2f}, {:.2f} and {:.2f} (p {:.2f})"
+    assert words.format(*temperatures[0, 1:, 0], p[2]) in readme
 
 
 def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
