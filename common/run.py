@@ -378,6 +378,15 @@ class Run:
                 f"it holds {', '.join(present)} of a run, but nothing to go on from",
                 "put last.pt back, use --overwrite in place of --resume, or choose another --out",
             )
+        else:
+            try:
+                self._compare(read_json(self.folder / "config.json"))
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"cannot read {self.folder / 'config.json'}, so what the run was made with",
+                    str(error),
+                    "put it back, or use --overwrite in place of --resume to start again",
+                ) from error
 
     def _damage(self) -> str:
         """What is wrong with the files of this finished run, in words; empty if nothing is."""

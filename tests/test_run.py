@@ -307,6 +307,18 @@ def test_what_is_new_at_each_resume_is_recorded_once(tmp_path, capsys):
     assert capsys.readouterr().err.count("threads: ") == 3
 
 
+def test_a_run_without_a_checkpoint_yet_is_gone_on_with_by_its_settings_alone(tmp_path):
+    run = open_with(tmp_path)
+    run.save_config()
+    run.close()
+    open_with(tmp_path, resume=True).close()
+    with pytest.raises(UserError, match="other settings; threads_of_mine: None -> 3;"):
+        open_with(tmp_path, FACTS | {"threads_of_mine": 3}, resume=True)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot read .*config\.json, so what the run was made"):
+        open_with(tmp_path, resume=True)
+
+
 def test_the_commit_of_a_resume_is_recorded_in_silence(tmp_path, capsys):
     """A run that goes on with other code is not that of the commit it began with alone."""
     run = open_with(tmp_path, FACTS | {"git_commit": "a"}, epochs=4)
