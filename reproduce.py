@@ -50,6 +50,7 @@ from common.device import Device, choose_device
 from common.errors import Interrupted, StopSignals, UserError, script
 from common.loss import hard_loss
 from common.models import build
+from common.run import file_digest
 from common.train import Trainer, duration
 
 
@@ -138,8 +139,11 @@ def refuse_another_run(job: Job) -> None:
     now = asdict(job.config)
     if job.teacher:
         now["teacher"] = str(job.teacher.folder / "best.pt")
-        trained = read(job.teacher.folder / "summary.json")
-        now["teacher_sha256"] = trained.get("weights_sha256", "not trained yet")
+        best = job.teacher.folder / "best.pt"
+        known = read(job.teacher.folder / "summary.json").get("weights_sha256")
+        if not known and best.exists():  # its summary is to be made again
+            known = file_digest(best)
+        now["teacher_sha256"] = known or "not trained yet"
     before = {key: before.get(key) for key in now}  # it records more than settings
     if what := differing(before, now, FREE | WARNED | {"precision"}):
         what_to_do = "move that folder away"

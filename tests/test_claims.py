@@ -386,6 +386,13 @@ def test_c4_tells_how_much_alike_two_baselines_are():
     assert abs(beside(part, "one run each:")) < 0.6 and beside(part, "two baselines:") > 0.99
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_errors_that_are_more_even_have_the_greater_entropy(sign):
+    student, baseline = EFFECTS["C6"][::sign]
+    (part,) = claims.more_even(fake.trio(5, student=student, baseline=baseline))
+    assert np.sign(beside(part, "normalised entropy:")) == sign
+
+
 def test_c4_leaves_out_what_a_flawless_run_has_no_correlation_for():
     flawless = fake.record("baseline", 0, errors=np.zeros(10), noise=0.0)
     trio = fake.trio(3)

@@ -1,8 +1,10 @@
 import gzip
 import shutil
+import socket
 
 import numpy as np
 import pytest
+import torchvision
 
 import common.data
 from common.data import CLASSES, load, split
@@ -11,6 +13,7 @@ from conftest import make_tiny, write_idx
 
 NAMES = list(common.data.DIGESTS)
 FROM_DEBIAN = common.data._from_debian
+FROM_TORCHVISION = common.data._from_torchvision
 
 
 @pytest.fixture
@@ -109,6 +112,22 @@ def test_a_damaged_download_is_not_kept(tiny_data, nowhere, monkeypatch):
     monkeypatch.setattr(common.data, "_from_debian", lambda _: shutil.copytree(tiny_data, _ / "x"))
     assert load().source == place  # from the second, where the first is damaged
     assert (place / "of-the-users-own").exists()
+
+
+def test_torchvision_is_asked_first_and_not_for_longer_than_a_timeout(
+    tiny_data, nowhere, monkeypatch
+):
+    timeouts = []
+
+    def download(root, download):
+        timeouts.append(socket.getdefaulttimeout())
+        shutil.copytree(tiny_data, root / "FashionMNIST" / "raw")
+
+    before = socket.getdefaulttimeout()
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
+    monkeypatch.setattr(common.data, "_from_torchvision", FROM_TORCHVISION)
+    assert load().source == nowhere / "data" / "fashion-mnist"
+    assert timeouts == [30] and socket.getdefaulttimeout() == before
 
 
 def test_debians_package_is_unpacked_with_package_lists_of_its_own(

@@ -55,6 +55,17 @@ def test_auto_falls_back_and_says_why_an_explicit_device_does_not(machine):
         choose_device(quick_config(device="cuda"))
 
 
+@pytest.mark.parametrize(
+    ("gpu", "precision"), [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float32")]
+)
+def test_auto_takes_the_gpu(machine, monkeypatch, gpu, precision):
+    machine(gpu=gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    found = choose_device(quick_config(device="auto", precision="auto"))
+    assert (found.type, found.name, found.precision) == ("cuda", "A card", precision)
+    assert found.note == ""
+
+
 def test_an_apple_gpu_is_taken_for_what_it_can(machine, monkeypatch):
     machine(built=None)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

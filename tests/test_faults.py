@@ -501,7 +501,8 @@ BATCHES = STEPS + 1 + 2  # of an epoch, with those of evaluation: 10 held-out, 2
 def test_a_signal_is_seen_within_one_batch(number, server, whole, tmp_path):
     """In training, in both evaluations, in the last batch of all, and in asking the teacher."""
     teacher = shutil.copy(whole["train_teacher.py"] / "best.pt", tmp_path)
-    cases = [("train_baseline.py", batch) for batch in (2, BATCHES + 1, BATCHES + STEPS + 1)]
+    cases = [("train_baseline.py", batch) for batch in (2, BATCHES + 1)]
+    cases += [("train_baseline.py", BATCHES + STEPS + evaluation) for evaluation in (0, 1)]
     cases += [("train_baseline.py", 2 * BATCHES), ("train_student.py", 3)]
     runs = []
     for script, batch in cases:

@@ -1,5 +1,6 @@
 """`reproduce.py` whole, in a copy of the project whose pinned data set is the tiny one."""
 
+import hashlib
 import json
 import os
 import re
@@ -345,6 +346,10 @@ def test_the_plan_says_how_long_each_network_and_all_will_take(
     with pytest.raises(UserError, match=r"with other settings; lr: 0\.5 -> 0\.08;"):
         planned("--epochs", "3")
     assert trained == []
+    (tmp_path / "runs-4-epochs").touch()  # no folder
+    monkeypatch.setattr(reproduce, "measure_pace", lambda *_: pytest.fail("it is told first"))
+    with pytest.raises(UserError, match="cannot write to "):
+        planned("--epochs", "4")
 
 
 def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):
@@ -369,8 +374,38 @@ def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):
     with pytest.raises(UserError, match=words):
         reproduce.refuse_another_run(student)
     write(teacher)
-    (teacher.folder / "summary.json").write_text('{"weights_sha256": "1f"}')
+    summary, best = (teacher.folder / name for name in ("summary.json", "best.pt"))
+    summary.write_text('{"weights_sha256": "1f"}')
     reproduce.refuse_another_run(student)
+    best.write_bytes(b"weights")
+    write(student, teacher_sha256=hashlib.sha256(b"weights").hexdigest())
+    for damaged in ("", None):  # it will be made again, from the checkpoint
+        summary.unlink() if damaged is None else summary.write_text(damaged)
+        reproduce.refuse_another_run(student)
+    best.write_bytes(b"of another run")
+    with pytest.raises(UserError, match="teacher_sha256: "):
+        reproduce.refuse_another_run(student)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("make") and (ROOT / "Makefile").exists()), reason="there is no make"
+)
+@pytest.mark.parametrize(
+    ("variables", "flags"),
+    [
+        ([], "--recipe notes --seeds 0 --teachers resnet cnn --jobs 1"),
+        (
+            ["RECIPE=best", "SEEDS=0 1", "TEACHERS=resnet", "JOBS=2", "EPOCHS=3"],
+            "--recipe best --seeds 0 1 --teachers resnet --jobs 2 --epochs 3",
+        ),
+    ],
+)
+def test_make_hands_its_variables_on(variables, flags):
+    outside = os.environ | {"MAKEFLAGS": ""}  # not of the `make test` that this may be part of
+    words = ["make", "--dry-run", "reproduce", *variables]
+    printed = subprocess.check_output(words, cwd=ROOT, env=outside, text=True)
+    command = printed.partition("reproduce.py")[2].replace("\\\n", " ")
+    assert command.split() == flags.split()
 
 
 def test_a_short_look_is_never_taken_for_the_whole_runs():

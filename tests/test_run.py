@@ -236,7 +236,8 @@ def test_a_commit_whose_files_were_changed_is_called_dirty(tmp_path, monkeypatch
     assert common.run.git_commit() is None
     who = ("-c", "user.name=me", "-c", "user.email=me@here")
     (tmp_path / "loss.py").write_text("")
-    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-q", "-m", "first")):
+    tag = (*who, "tag", "-a", "v1", "-m", "a version")  # the commit is not to be called by it
+    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-q", "-m", "first"), tag):
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
     commit = common.run.git_commit()
     assert len(commit) == 40 and int(commit, 16)
@@ -257,6 +258,8 @@ def test_what_only_changes_bits_warns_and_what_changes_nothing_is_silent(tmp_pat
     warning = capsys.readouterr().err
     assert warning.startswith("warning: deterministic: False -> True, threads: 1 -> 2, versions: ")
     assert warning.count("\n") == 1
+    open_with(tmp_path, FACTS | {"processes": 2}, resume=True).close()
+    assert "processes: None -> 2" in capsys.readouterr().err
     other = FACTS | {"device": "cuda", "precision": "bfloat16"}
     open_with(tmp_path, other, resume=True).close()
     assert "device: cpu -> cuda, precision: float32 -> bfloat16" in capsys.readouterr().err
@@ -485,6 +488,7 @@ def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
     for name in others:
         (tmp_path / name).write_text("mine")
     (tmp_path / ".last.pt.1f.tmp").write_text("of a killed process")
+    (tmp_path / "logits-1f.pt").write_text("the old teacher's answers")
     with open_run(tmp_path, config(overwrite=True, seed=1), FACTS) as run:
         assert run.checkpoint is None and not run.complete
         assert set(contents(tmp_path)) == {*others, ".holder"}
@@ -602,6 +606,12 @@ def test_a_resumed_student_keeps_the_teacher_that_it_began_with(places, capsys):
         (folder / "config.json").write_text(json.dumps({"teacher": recorded}))
         assert find_teachers(student) == [published]
     assert find_teachers(StudentConfig.parse("", [])) == [own]
+    (elsewhere := places / "elsewhere").mkdir()
+    shutil.copy(folder / "config.json", elsewhere)
+    (folder / "config.json").write_text(json.dumps({"teacher": [str(own)]}))
+    there = StudentConfig.parse("", ["--resume", "--out", str(elsewhere)])
+    assert find_teachers(there) == [published] and find_teachers(student) == [own]
+    shutil.copy(elsewhere / "config.json", folder)
     published.unlink()
     assert capsys.readouterr().err == ""
     assert find_teachers(student) == [own]

@@ -99,6 +99,9 @@ def test_summary_log_and_predictions_agree(runs):
                 assert file[key].shape == (60, 10) and file[key].dtype == np.float32
                 found = 100 * (file[key].argmax(1) == file["labels"]).mean()
                 assert abs(found - log["test_accuracy"][epoch]) < 1e-4
+            assert file["val_logits_best"].shape == (20, 10)
+            found = 100 * (file["val_logits_best"].argmax(1) == file["val_labels"]).mean()
+            assert abs(found - log["val_accuracy"][best]) < 1e-4
 
 
 def test_best_weights_give_the_stored_predictions(runs, tiny_data):
@@ -108,9 +111,12 @@ def test_best_weights_give_the_stored_predictions(runs, tiny_data):
         content = load(run / "best.pt")
         network = build(arch).eval()
         network.load_state_dict(content["weights"])
-        images = torch.from_numpy(common.data.load(tiny_data).test_images.copy())[:, None]
+        data = common.data.load(tiny_data)
+        held_out = data.train_images[common.data.split(data.train_labels)[1]]
         with torch.no_grad(), np.load(run / "predictions.npz") as file:
-            np.testing.assert_allclose(network(images), file["logits_best"], rtol=1e-3, atol=1e-4)
+            for images, key in ((data.test_images, "logits_best"), (held_out, "val_logits_best")):
+                logits = network(torch.tensor(images)[:, None])
+                np.testing.assert_allclose(logits, file[key], rtol=1e-3, atol=1e-4)
 
 
 # None of them a default, so that one that is dropped on the way from the command line is seen.
@@ -218,7 +224,7 @@ def test_what_is_printed(runs):
         assert all(len(line) <= 80 for line in lines if "/3 " in line or "/" not in line)
         start = "\n".join(lines[:4])
         assert f"{name}:" in start and "parameters" in start and "multiply-adds" in start
-        assert "cpu (" in start and "float32" in start
+        assert "cpu (" in start and "float32" in start and "\nno GPU: " in text
         for epoch in (1, 2, 3):
             (line,) = (line for line in lines if line.startswith(f"  {epoch}/3 "))
             taught = name.startswith("student")

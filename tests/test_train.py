@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 import common.device
 import common.run
+import common.train
 from common import batches, models, remember
 from common.batches import Dataset, Views
 from common.data import load
@@ -354,6 +356,33 @@ def test_training_with_the_table_is_training_with_the_teacher(dataset, device, t
     assert equal(trained(again), with_table) and again.asked == 0  # bit for bit, from disk
     other = RememberedLogits(teacher, dataset, device, "another teacher", tmp_path)
     assert other.table.isnan().all()
+
+
+def test_a_process_has_every_second_image_of_each_batch(dataset, device):
+    one = trainer(dataset, device)
+    one.device = replace(device, processes=2, rank=1)
+    index, view = dataset.epoch(0, 1)
+    own, seen = one.own_part(index, view)
+    assert own.equal(torch.cat([batch[1::2] for batch in index.split(one.config.batch_size)]))
+    assert len(own) == len(seen) == 120
+
+
+def test_the_teacher_is_asked_for_its_processs_part_and_its_time_counts(
+    dataset, device, tmp_path, monkeypatch
+):
+    asked, clock = [], SimpleNamespace(now=0.0)
+
+    def before_epoch(index, view, stop):
+        asked.append((len(index), len(view)))
+        clock.now += 1000
+
+    monkeypatch.setattr(common.train, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(Trainer, "own_part", lambda self, index, view: (index[:7], view[:7]))
+    student, config = build("small-cnn"), quick_config(epochs=1)
+    done = run_fit(student, hard, dataset, tmp_path, device, config, before_epoch=before_epoch)
+    (row,) = done["rows"]
+    assert (row["seconds"], row["images_per_second"]) == (1000, len(dataset) / 1000)
+    assert asked == [(7, 7)]
 
 
 @pytest.mark.parametrize("module", [batches, common.device, models, remember])
