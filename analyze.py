@@ -382,10 +382,12 @@ COLUMNS_EXPLAINED = (
     "chosen by it, not by test.",
     "The sentences at the top have the teachers that taught the students of that experiment, once "
     "for each student; the table has all.",
-    "gain on plain distillation: on the student of loss kd whose settings are nearest, which is "
-    "student-resnet unless another is named; (other alpha): that setting of the loss differs, too.",
+    "gain on plain distillation: on the student of loss kd whose settings in training are "
+    "nearest, a tuned one before the usual; student-resnet unless another is named; (other alpha): "
+    "that setting of the loss differs, too.",
     "gain on a control that differs in the loss alone: on another baseline, or another student of "
-    "kd and the same teacher, with these settings and on this device.",
+    "kd and the same teacher, with these settings and on this device; what differs of the loss's "
+    "own settings is named.",
     ONE_SEED_EXPLAINED,
     UNEQUAL_EXPLAINED,
 )
@@ -504,7 +506,8 @@ def blocks(
                 f"own-curves-{recipe}",
                 plots.own_curves(groups, own),
                 "Training loss and held-out accuracy by epoch of the networks that the notes do "
-                f"not have, each beside those that it compares with, recipe {recipe}.",
+                f"not have, each beside those that it compares with, recipe {recipe}. Training "
+                "losses of different loss functions are not comparable.",
             )
         yield Picture.of(
             f"seeds-{recipe}",
@@ -578,11 +581,12 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
         )
         return
     yield Text(
-        "Each claim is one test, fixed before the results were looked at, but for the seeds of the "
-        "teachers in C4 and C8 and for what one seed decides; what stands under besides decides "
-        "nothing. Supported or contradicted: p < 0.05 after Holm's adjustment for the claims of "
-        "one experiment (intervals are not adjusted); undecided: too few seeds or epochs to tell. "
-        "Student and baseline are paired by seed; with one seed all but C4 is undecided. "
+        "Each claim is one test. All of it was fixed before the results were looked at, but for "
+        "two things: which seeds of the teachers C4 and C8 take, and that one seed decides no "
+        "claim about distillation. The column besides decides nothing. Supported or contradicted:"
+        " p < 0.05 after Holm's adjustment for the claims of one experiment (intervals are not "
+        "adjusted); undecided: too few seeds or epochs to tell. Student and baseline are paired "
+        "by seed; with one seed all but C4 is undecided. "
         f"{ONE_SEED_EXPLAINED} Such intervals are drawn open."
     )
     shown = {
@@ -628,9 +632,9 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
     yield Picture.of(
         f"class-errors-{suffix}",
         plots.class_errors(trio, change),
-        "Errors class by class for teacher, baseline and student, and the change from baseline "
-        "to student with 95 % intervals. They are not adjusted: of ten, two in five times one or "
-        "more miss 0 by chance.",
+        "Errors class by class for teacher, baseline and student (dots: the seeds), and the change "
+        "from baseline to student with 95 % intervals. They are not adjusted: of ten, two in five "
+        "times one or more miss 0 by chance.",
     )
     yield Picture.of(
         f"confusions-{suffix}",
@@ -795,7 +799,7 @@ def runs_table(comparison: Comparison) -> Table:
         return ", ".join(sorted(used))
 
     return Table(
-        "One row per recipe and network",
+        "One row per recipe and network; what ran beside other runs took longer than it does alone",
         ["network, recipe", "settings", "seeds", "torch", "seconds a run"],
         [
             [

@@ -7,9 +7,9 @@
 With the same recipe and seed it starts from the student's initial weights and
 sees the student's batches in the same order: the two differ in the loss alone.
 
-Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
-in runs/RECIPE/baseline/seed-SEED (baseline-ARCH for another network than
-small-cnn).
+Leaves config.json, log.csv, best.pt, last.pt, previous.pt, predictions.npz and
+summary.json in runs/RECIPE/baseline/seed-SEED (baseline-ARCH for another
+network than small-cnn).
 
 Expect 91.9 % of the test images, with --recipe best 94.3 %, in about half an
 hour on one CPU core with bfloat16, half a minute on an NVIDIA H200.

@@ -10,12 +10,13 @@
   soft = temperature^2 * KL(teacher || student), softened (--loss kd)
 
 Mind the direction: alpha weights the soft loss. Without --teacher it takes the
-ResNet of the same recipe and seed under runs/, else the published one.
+ResNet of the same recipe and seed under runs/, else the published one, seed 0.
 
-Leaves config.json, log.csv, best.pt, last.pt, predictions.npz and summary.json
-in runs/RECIPE/student-TEACHER/seed-SEED, TEACHER being resnet, cnn or ensemble
-(student-TEACHER-LOSS for another loss than kd, then -ARCH for another network
-than small-cnn).
+Leaves config.json, log.csv, best.pt, last.pt, previous.pt, predictions.npz and
+summary.json in runs/RECIPE/student-TEACHER/seed-SEED, TEACHER being resnet, cnn
+or ensemble (student-TEACHER-LOSS for another loss than kd, then -ARCH for
+another network than small-cnn); with recipe notes also the teacher's answers,
+40 MB, beside its best.pt.
 
 Expect 93.1 % of the test images, with --recipe best 94.7 %, in about 40 minutes
 on one CPU core with bfloat16, half a minute on an NVIDIA H200.

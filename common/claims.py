@@ -224,12 +224,12 @@ def steadier(trio: Trio) -> list[Part]:
     }
     return [
         Part(
-            "swing of the training loss relative to its mean, log of student / baseline",
+            "swing of the training loss relative to its mean, natural log of student / baseline",
             _swing_ratio(trio, "train_loss", relative=True),
             aside=_aside(others),
         ),
         Part(
-            "swing of held-out accuracy, log of student / baseline",
+            "swing of held-out accuracy, natural log of student / baseline",
             _swing_ratio(trio, "val_accuracy", relative=False),
             claimed=NEGATIVE,
         ),
@@ -318,7 +318,7 @@ def oscillates(trio: Trio) -> list[Part]:
 
     return [
         Part(
-            "swing of the baseline's held-out accuracy, log of swing / chance",
+            "swing of the baseline's held-out accuracy, natural log of swing / chance",
             excess(end=False),
             aside=_aside({"in the last third of the epochs": excess(end=True)}),
         )
@@ -346,7 +346,7 @@ def settles(trio: Trio) -> list[Part]:
         Part(where, epoch, claimed),
         Part("by how much it rises there, points", stats.over_seeds(rise)),
         Part(
-            "its swing from there on, log of after / before",
+            "its swing from there on, natural log of after / before",
             stats.over_seeds(calm),
             claimed=NEGATIVE,
         ),

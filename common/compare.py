@@ -163,28 +163,31 @@ class Comparison:
         """The runs of `name` with the students of plain distillation of their seeds.
 
         Of their own architecture, and of those the ones with most seeds, then with the fewest
-        other settings, then of their own teachers and device, then those that the notes do not
-        have, such as tuned ones; else experiment 2's, of the ResNet. None for the notes' networks.
+        other settings of the training, then of their own teachers and device, then those that the
+        notes do not have, such as tuned ones, whose loss has the fewest other settings; else
+        experiment 2's, of the ResNet. None for the notes' networks.
         """
         if name in NAMES:
             return None
         arch = self.arch(recipe, name)
-        students = []  # of equally near ones the first
+        tuned = []
         if self.role(recipe, name) == "student" and not self.plain(recipe, name):
-            students += self.own_plain(recipe)
+            tuned = self.own_plain(recipe)
         usual = StudentConfig(arch=arch, loss="kd")
-        students += [usual.name(teacher) for teacher in EXPERIMENTS.values()]
+        students = [usual.name(teacher) for teacher in EXPERIMENTS.values()]
         trios = (
             self.trio(recipe, name, against=student)
-            for student in students
+            for student in [*tuned, *students]
             if self.baseline_of(recipe, student) != name  # whose own gain says it
         )
 
         def nearness(trio: Trio) -> tuple[int, ...]:
             unequal = set(self.unequal_settings(trio))
             same_teachers = sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs())
-            settings, places = len(unequal - WHERE - SIZE), len(unequal & WHERE)
-            return len(trio.students), -settings, same_teachers, -places
+            training, places = len(unequal - WHERE - SIZE - LOSS_SETTINGS), len(unequal & WHERE)
+            is_tuned = trio.baselines[0].name in tuned
+            of_loss = len(unequal & LOSS_SETTINGS)
+            return len(trio.students), -training, same_teachers, -places, is_tuned, -of_loss
 
         of_arch = (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch)
         return max(of_arch, key=nearness, default=None)

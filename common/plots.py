@@ -368,8 +368,9 @@ def cost(recipe: str, groups: Groups) -> Figure:
             if math.log(value / ticks[-1]) > 0.12 * math.log(sizes[-1] / sizes[0]):
                 ticks.append(value)
         axes.set_xticks(ticks, [EngFormatter()(float(f"{tick:.3g}")) for tick in ticks])
-    _tidy(panels[0], f"Against size, recipe {recipe}", "parameters", "test accuracy (%)")
-    _tidy(panels[1], "Against compute", "multiply-adds an image", "")
+    accuracy = "test accuracy (%), chosen epoch"
+    _tidy(panels[0], f"Against size, recipe {recipe}", "parameters, log scale", accuracy)
+    _tidy(panels[1], "Against compute", "multiply-adds an image, log scale", "")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     return figure
@@ -394,7 +395,7 @@ def seeds(recipe: str, groups: Groups) -> Figure:
     axes.set_ylim(len(groups) - 0.5, -0.5)
     each = f"a marker a seed, seed {numbers[0]} uppermost; bar: mean" if half else "one seed"
     title = f"Recipe {recipe}: {each}"
-    _tidy(axes, title, "test accuracy (%), selected epoch", "")
+    _tidy(axes, title, "test accuracy (%), chosen epoch", "")
     return figure
 
 

@@ -239,15 +239,13 @@ def read_teacher(path: Path) -> Teacher:
         network.load_state_dict(weights)
     except (OSError, ValueError) as error:
         why = str(error)
+        what_to_do = "name the folder of a run of train_teacher.py, or its best.pt, with --teacher"
         if isinstance(error, FileNotFoundError):
             why = "there is no such file"
             if is_finished(path.parent):
                 why += ", though its run is here: it is kept without its weights"
-        raise UserError(
-            f"cannot use {path} as the teacher",
-            why,
-            "name the folder of a run of train_teacher.py, or its best.pt, with --teacher",
-        ) from error
+                what_to_do = "name another with --teacher, such as a published one of seed 0"
+        raise UserError(f"cannot use {path} as the teacher", why, what_to_do) from error
     return Teacher(path, arch, network, digest)
 
 

@@ -389,17 +389,19 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
     assert re.search(r"^\| student-mine \|.*\(other alpha\) on student-resnet-hint \|", page, re.M)
 
 
-def test_a_loss_is_compared_with_tuned_plain_distillation_and_with_the_usual(small, undrawn):
-    """Both have as many other settings than it."""
+@pytest.mark.parametrize("tuned", [{"alpha": 0.7}, {"alpha": 0.7, "temperature": 8.0}], ids=str)
+def test_a_loss_is_compared_with_tuned_plain_distillation_and_with_the_usual(small, undrawn, tuned):
+    """First with the tuned, though the usual has as many other settings than it, or fewer."""
     for seed in range(2):
         shared = {"teacher_sha256": f"teacher-resnet-{seed}"} | SMALL
-        fake.write_run(small, "student-resnet-tuned", seed, alpha=0.7, **shared)
+        fake.write_run(small, "student-resnet-tuned", seed, **tuned, **shared)
         fake.write_run(small, "student-mine", seed, loss="mine", alpha=0.9, **shared)
     out = small.parent / "out"
     analyze.main(["--runs", str(small), "--out", str(out)])
-    page, gain = (out / "report.md").read_text(), r"[^|;]+\] \(other alpha\) on student-resnet"
+    page, gain = (out / "report.md").read_text(), r"[^|;]+\] \(other {}\) on student-resnet"
+    first, second = gain.format(", ".join(tuned)), gain.format("alpha")
     assert re.search(
-        rf"^\| student-mine \|.*\| {gain}-tuned \| {gain} \| – \|$", page, re.MULTILINE
+        rf"^\| student-mine \|.*\| {first}-tuned \| {second} \| – \|$", page, re.MULTILINE
     )
     table = pd.read_csv(out / "results.csv").set_index("name")
     assert table.loc["student-mine", "kd"] == "student-resnet-tuned"
@@ -1330,7 +1332,9 @@ def test_an_unfinished_run_is_to_be_resumed_and_not_begun_again(small, reported)
 def test_a_folder_of_another_seed_is_left_out(small, reported):
     folder = small / "notes" / "baseline"
     (folder / "seed-1").rename(folder / "seed-7")
+    (folder / "seed-7" / "last.pt").touch()
     code, table, errors = reported(small)
+    assert "--resume" not in errors  # it would be told the same
     assert code == 1 and "its seed is 1, its folder is seed-7" in errors
     assert left_out(table) == {("baseline", 1)}
 

@@ -638,6 +638,10 @@ def test_a_teacher_comes_back_with_its_weights_and_digest(tmp_path):
         dict(found.network.state_dict()), dict(teacher.state_dict())
     )
     assert len(found.digest) == 64
+    (tmp_path / "best.pt").unlink()
+    (tmp_path / "summary.json").touch()
+    with pytest.raises(UserError, match="is kept without its weights; name another with --teacher"):
+        read_teacher(tmp_path / "best.pt")
 
 
 def test_a_teacher_that_is_replaced_meanwhile_is_refused(tmp_path, monkeypatch):
