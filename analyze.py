@@ -587,6 +587,7 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
         " p < 0.05 after Holm's adjustment for the claims of one experiment (intervals are not "
         "adjusted); undecided: too few seeds or epochs to tell. Student and baseline are paired "
         "by seed; with one seed all but C4 is undecided. "
+        "In the figures p is the claim's, adjusted: an interval in the shade is not enough. "
         f"{ONE_SEED_EXPLAINED} Such intervals are drawn open."
     )
     shown = {
@@ -609,8 +610,7 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
             plots.claim(
                 {key: (each[claim].parts, in_brief(each[claim])) for key, each in shown.items()}
             ),
-            f"{claim}: each statistic with its 95 % interval; shaded where the claim says it lies. "
-            "p is the claim's, adjusted for all of them: an interval in the shade is not enough.",
+            f"{claim}: each statistic with its 95 % interval; shaded where the claim says it lies.",
         )
         rows = [
             {
