@@ -383,8 +383,8 @@ COLUMNS_EXPLAINED = (
     "The sentences at the top have the teachers that taught the students of that experiment, once "
     "for each student; the table has all.",
     "gain on plain distillation: on the student of loss kd whose settings in training are "
-    "nearest, a tuned one before the usual; student-resnet unless another is named; (other alpha): "
-    "that setting of the loss differs, too.",
+    "nearest, of several on the best on held-out images; student-resnet unless another is named; "
+    "(other alpha): that setting of the loss differs, too.",
     "gain on a control that differs in the loss alone: on another baseline, or another student of "
     "kd and the same teacher, with these settings and on this device; what differs of the loss's "
     "own settings is named.",

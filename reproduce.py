@@ -138,12 +138,11 @@ def refuse_another_run(job: Job) -> None:
         return
     now = asdict(job.config)
     if job.teacher:
-        now["teacher"] = str(job.teacher.folder / "best.pt")
         best = job.teacher.folder / "best.pt"
         known = read(job.teacher.folder / "summary.json").get("weights_sha256")
-        if not known and best.exists():  # its summary is to be made again
-            known = file_digest(best)
-        now["teacher_sha256"] = known or "not trained yet"
+        if not known and best.exists() and not job.teacher.epochs_left:
+            known = file_digest(best)  # a summary that is to be made again
+        now |= {"teacher": str(best), "teacher_sha256": known or "not trained yet"}
     before = {key: before.get(key) for key in now}  # it records more than settings
     if what := differing(before, now, FREE | WARNED | {"precision"}):
         what_to_do = "move that folder away"

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -162,35 +162,40 @@ class Comparison:
     def against_kd(self, recipe: str, name: str) -> Trio | None:
         """The runs of `name` with the students of plain distillation of their seeds.
 
+        Experiment 2's, of the ResNet, else experiment 1's; or a student's own, such as tuned ones.
         Of their own architecture, and of those the ones with most seeds, then with the fewest
-        other settings of the training, then of their own teachers and device, then those that the
-        notes do not have, such as tuned ones, whose loss has the fewest other settings; else
-        experiment 2's, of the ResNet. None for the notes' networks.
+        other settings of the training, then of their own teachers and device; of equally near
+        ones those that are best on held-out images. None for the notes' networks.
         """
         if name in NAMES:
             return None
         arch = self.arch(recipe, name)
-        tuned = []
-        if self.role(recipe, name) == "student" and not self.plain(recipe, name):
-            tuned = self.own_plain(recipe)
-        usual = StudentConfig(arch=arch, loss="kd")
-        students = [usual.name(teacher) for teacher in EXPERIMENTS.values()]
-        trios = (
-            self.trio(recipe, name, against=student)
-            for student in [*tuned, *students]
-            if self.baseline_of(recipe, student) != name  # whose own gain says it
-        )
+
+        def against(students: Iterable[str]) -> list[Trio]:
+            trios = (
+                self.trio(recipe, name, against=student)
+                for student in students
+                if self.baseline_of(recipe, student) != name  # whose own gain says it
+            )
+            return [trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch]
 
         def nearness(trio: Trio) -> tuple[int, ...]:
             unequal = set(self.unequal_settings(trio))
-            same_teachers = sum(a.teacher_digests == b.teacher_digests for a, b in trio.pairs())
+            digests = [(a.teacher_digests, b.teacher_digests) for a, b in trio.pairs()]
+            same_teachers = sum(a == b for a, b in digests)
+            as_many = sum(len(a) == len(b) for a, b in digests)
             training, places = len(unequal - WHERE - SIZE - LOSS_SETTINGS), len(unequal & WHERE)
-            is_tuned = trio.baselines[0].name in tuned
-            of_loss = len(unequal & LOSS_SETTINGS)
-            return len(trio.students), -training, same_teachers, -places, is_tuned, -of_loss
+            return len(trio.students), -training, same_teachers, as_many, -places
 
-        of_arch = (trio for trio in trios if trio and trio.baselines[0].config["arch"] == arch)
-        return max(of_arch, key=nearness, default=None)
+        def strength(trio: Trio) -> float:
+            return np.mean([run.best_row["val_accuracy"] for run in trio.baselines])
+
+        kd = StudentConfig(arch=arch, loss="kd")
+        usual = [kd.name(teacher) for teacher in EXPERIMENTS.values()]
+        nearest = sorted(against(usual), key=nearness, reverse=True)[:1]  # of equal ones the first
+        if self.role(recipe, name) == "student" and not self.plain(recipe, name):
+            nearest += against(own for own in self.own_plain(recipe) if own not in usual)
+        return max(nearest, key=lambda trio: (*nearness(trio), strength(trio)), default=None)
 
     def role(self, recipe: str, name: str) -> str:
         return self.groups[recipe, name][0].role

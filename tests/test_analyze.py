@@ -389,22 +389,44 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
     assert re.search(r"^\| student-mine \|.*\(other alpha\) on student-resnet-hint \|", page, re.M)
 
 
+@pytest.mark.parametrize("arch", ["small-cnn", "tiny"])
 @pytest.mark.parametrize("tuned", [{"alpha": 0.7}, {"alpha": 0.7, "temperature": 8.0}], ids=str)
-def test_a_loss_is_compared_with_tuned_plain_distillation_and_with_the_usual(small, undrawn, tuned):
-    """First with the tuned, though the usual has as many other settings than it, or fewer."""
+def test_a_loss_is_compared_with_the_best_plain_distillation_and_with_the_others(
+    tmp_path, undrawn, tuned, arch
+):
+    """Best on held-out images: as many of its settings may differ as those of the others, or more.
+    Not with a student of more teachers, nor with experiment 1's, whose teachers are others as well.
+    """
+    root, out, tail = tmp_path / "runs", tmp_path / "out", "-tiny" * (arch == "tiny")
+    fake.write_experiment(root, 2, **SMALL)
+    if arch == "tiny":
+        for seed in range(2):
+            fake.write_run(root, "baseline-tiny", seed, arch=arch, **SMALL)
     for seed in range(2):
-        shared = {"teacher_sha256": f"teacher-resnet-{seed}"} | SMALL
-        fake.write_run(small, "student-resnet-tuned", seed, **tuned, **shared)
-        fake.write_run(small, "student-mine", seed, loss="mine", alpha=0.9, **shared)
-    out = small.parent / "out"
-    analyze.main(["--runs", str(small), "--out", str(out)])
-    page, gain = (out / "report.md").read_text(), r"[^|;]+\] \(other {}\) on student-resnet"
-    first, second = gain.format(", ".join(tuned)), gain.format("alpha")
-    assert re.search(
-        rf"^\| student-mine \|.*\| {first}-tuned \| {second} \| – \|$", page, re.MULTILINE
-    )
+        shared = {"teacher_sha256": f"teacher-resnet-{seed}", "arch": arch} | SMALL
+        if arch == "tiny":
+            fake.write_run(root, "student-resnet-tiny", seed, **shared)
+        worse, better = {"errors": 1.2 * fake.ERRORS}, {"errors": 0.5 * fake.ERRORS}
+        fake.write_run(root, f"student-resnet-weak{tail}", seed, alpha=0.7, **worse, **shared)
+        fake.write_run(root, f"student-resnet-tuned{tail}", seed, **tuned, **better, **shared)
+        fake.write_run(root, f"student-mine{tail}", seed, loss="mine", alpha=0.9, **shared)
+        more = shared | {"teacher_sha256": "+".join(f"teacher-resnet-{each}" for each in range(2))}
+        best = {"errors": 0.1 * fake.ERRORS}
+        fake.write_run(root, f"student-ensemble{tail}", seed, **best, **more)
+        plain = shared | {"teacher_sha256": f"teacher-cnn-{seed}"}
+        fake.write_run(root, f"student-cnn{tail}", seed, **best, **plain)
+        elsewhere = shared | {"teacher_sha256": f"elsewhere-{seed}"}
+        fake.write_run(root, f"student-other{tail}", seed, loss="mine", alpha=0.9, **elsewhere)
+    analyze.main(["--runs", str(root), "--out", str(out)])
+    page = (out / "report.md").read_text()
+    gain = r"[^|;]+\] \(other {}\) on student-resnet{}"
+    first = gain.format(", ".join(tuned), f"-tuned{tail}")
+    others = [gain.format("alpha", which) for which in (tail, f"-weak{tail}")]
+    row = rf"^\| student-mine{tail} \|.*\| {first} \| {'; '.join(others)} \| – \|$"
+    assert re.search(row, page, re.MULTILINE)
     table = pd.read_csv(out / "results.csv").set_index("name")
-    assert table.loc["student-mine", "kd"] == "student-resnet-tuned"
+    for name in ("student-mine", "student-other"):
+        assert table.loc[f"{name}{tail}", "kd"] == f"student-resnet-tuned{tail}"
 
 
 def test_plain_distillation_of_the_cnn_is_named(tmp_path, undrawn):

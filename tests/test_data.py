@@ -126,6 +126,7 @@ def test_torchvision_is_asked_first_and_not_for_longer_than_a_timeout(
     before = socket.getdefaulttimeout()
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
     monkeypatch.setattr(common.data, "_from_torchvision", FROM_TORCHVISION)
+    monkeypatch.setattr(common.data, "_from_debian", lambda _: pytest.fail("it is the second"))
     assert load().source == nowhere / "data" / "fashion-mnist"
     assert timeouts == [30] and socket.getdefaulttimeout() == before
 

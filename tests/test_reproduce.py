@@ -379,12 +379,19 @@ def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):
     reproduce.refuse_another_run(student)
     best.write_bytes(b"weights")
     write(student, teacher_sha256=hashlib.sha256(b"weights").hexdigest())
+    log, whole = teacher.folder / "log.csv", "epoch\n" + "1\n" * teacher.config.epochs
+    log.write_text(whole)
     for damaged in ("", None):  # it will be made again, from the checkpoint
         summary.unlink() if damaged is None else summary.write_text(damaged)
         reproduce.refuse_another_run(student)
-    best.write_bytes(b"of another run")
-    with pytest.raises(UserError, match="teacher_sha256: "):
-        reproduce.refuse_another_run(student)
+    for epochs, weights, words in (
+        ("epoch\n1\n", b"weights", "-> not trained yet"),  # those weights are not its last
+        (whole, b"of another run", f"-> {hashlib.sha256(b'of another run').hexdigest()}"),
+    ):
+        log.write_text(epochs)
+        best.write_bytes(weights)
+        with pytest.raises(UserError, match=f"teacher_sha256: .* {words}"):
+            reproduce.refuse_another_run(student)
 
 
 @pytest.mark.skipif(
@@ -400,10 +407,12 @@ def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):
         ),
     ],
 )
-def test_make_hands_its_variables_on(variables, flags):
-    outside = os.environ | {"MAKEFLAGS": ""}  # not of the `make test` that this may be part of
+def test_make_hands_its_variables_on(variables, flags, monkeypatch):
+    outer = ("MAKEFLAGS", "MAKELEVEL", "RECIPE", "EPOCHS", "SEEDS", "TEACHERS", "JOBS")
+    for name in outer:  # of the `make test` that this may be part of
+        monkeypatch.delenv(name, raising=False)
     words = ["make", "--dry-run", "reproduce", *variables]
-    printed = subprocess.check_output(words, cwd=ROOT, env=outside, text=True)
+    printed = subprocess.check_output(words, cwd=ROOT, text=True)
     command = printed.partition("reproduce.py")[2].replace("\\\n", " ")
     assert command.split() == flags.split()
 

@@ -362,9 +362,9 @@ def test_a_process_has_every_second_image_of_each_batch(dataset, device):
     one = trainer(dataset, device)
     one.device = replace(device, processes=2, rank=1)
     index, view = dataset.epoch(0, 1)
-    own, seen = one.own_part(index, view)
-    assert own.equal(torch.cat([batch[1::2] for batch in index.split(one.config.batch_size)]))
-    assert len(own) == len(seen) == 120
+    for all_of, own in zip((index, view), one.own_part(index, view), strict=True):
+        seconds = [batch[1::2] for batch in all_of.split(one.config.batch_size)]
+        assert own.equal(torch.cat(seconds)) and len(own) == 120
 
 
 def test_the_teacher_is_asked_for_its_processs_part_and_its_time_counts(
