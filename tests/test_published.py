@@ -475,7 +475,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
 def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave():
     rows = pd.read_csv(RESULTS_DIR / "search.csv")
     searched = rows.dropna().pivot(index=["seed", "temperature"], columns="alpha")["val_accuracy"]
-    cells = searched.to_numpy().reshape(3, 4, 3)  # by seed, temperature, alpha
+    cells = searched.to_numpy().reshape(4, 4, 3)  # by seed, temperature, alpha
     assert np.isfinite(cells).all()
     text = (ROOT / "README.md").read_text()
     for temperature, of_seeds in zip((1, 2, 4, 8), cells.transpose(1, 2, 0), strict=True):
@@ -485,8 +485,8 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
     assert set(on_gpu.seed) == {100} and len(on_gpu) == 12
     assert set(rows.device_name) == {"NVIDIA H200", "Intel Xeon"}
     readme = " ".join(text.split())
-    alone = rows[rows.alpha == 0].set_index("seed").val_accuracy[[100, 101, 102]]
-    words = "alone has {:.2f}, {:.2f} and {:.2f}, all on the CPU."
+    alone = rows[rows.alpha == 0].set_index("seed").val_accuracy[[100, 101, 102, 103]]
+    words = "alone has {:.2f}, {:.2f}, {:.2f} and {:.2f}, all on the CPU."
     assert words.format(*alone) in readme
 
     seeds, temperatures, alphas = (
@@ -498,22 +498,24 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
 
     recipe = StudentConfig.parse("", ["--recipe", "best"])
     assert chosen(cells[:1]) == (recipe.temperature, recipe.alpha) == (2, 0.5)
-    assert [chosen(cells[1:2]), chosen(cells[2:])] == [(4, 0.5), (8, 0.5)]
-    words = "would have chosen 4 and 8, both with 0.5; all three together choose {} and {}."
+    assert [chosen(cells[k : k + 1]) for k in (1, 2, 3)] == [(4, 0.5), (8, 0.5), (8, 0.5)]
+    words = "would have chosen 4, 8 and 8, each with 0.5; all four together choose {} and {}, by"
     assert words.format(*chosen(cells)) in readme
-    assert (cells.mean(2).argmin(1) == 0).all() and (cells.mean(1).argmax(1) == 0).all()
-    words = "has the lowest mean, together {:.2f} for {:.2f} alone, and alpha 0.5 the highest"
-    assert words.format(temperatures.min(), alone.mean()) in readme
+    assert 0 < temperatures[0, 3, 0] - temperatures[0, 1, 0] < 0.01, "than 0.01 points before 2"
+    assert (cells.mean(1).argmax(1) == 0).all(), "alpha 0.5 has the highest mean in each seed"
+    assert (cells.mean(2).argmin(1) == 0).tolist() == [True, True, True, False]
+    assert temperatures.argmin() == 0, "lowest in three of the four and together"
     # Analysis of variance of a balanced design, three factors, none of them with another.
     rest = cells - seeds - temperatures - alphas + 2 * cells.mean()
-    freedom = 36 - 1 - 2 - 3 - 2
+    freedom = 48 - 1 - 3 - 3 - 2
     variance = (rest**2).sum() / freedom
     p = [  # n · variance of means of n runs each, to that of a run
         scipy.stats.f.sf(n * means.var(ddof=1) / variance, means.size - 1, freedom)
-        for n, means in ((9, temperatures), (12, alphas), (9, temperatures[:, 1:]))
+        for n, means in ((12, temperatures), (16, alphas), (12, temperatures[:, 1:]))
     ]
-    words = "chance alone would part temperatures so much with p {:.3f}, alphas with p {:.3f}"
-    assert words.format(*p[:2]) in readme
+    assert p[1] < 0.001 and "chance alone would part alphas so much with p < 0.001." in readme
+    words = "together, {:.2f} for {:.2f} alone: p {:.3f}."
+    assert words.format(temperatures.min(), alone.mean(), p[0]) in readme
     words = "means of 2, 4 and 8 are {:.2f}, {:.2f} and {:.2f} (p {:.2f})"
     assert words.format(*temperatures[0, 1:, 0], p[2]) in readme
 
