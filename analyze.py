@@ -582,12 +582,13 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
         return
     yield Text(
         "Each claim is one test. All of it was fixed before the results were looked at, but for "
-        "two things: which seeds of the teachers C4 and C8 take, and that one seed decides no "
-        "claim about distillation. The column besides decides nothing. Supported or contradicted:"
-        " p < 0.05 after Holm's adjustment for the claims of one experiment (intervals are not "
+        "three things: which seeds of the teachers C4 and C8 take, that whole epochs cannot be "
+        "averaged more finely than one of them is rounded, and that one seed decides no claim "
+        "about distillation. The column besides decides nothing. Supported or contradicted: p < "
+        "0.05 after Holm's adjustment for the claims of one experiment (intervals are not "
         "adjusted); undecided: too few seeds or epochs to tell. Student and baseline are paired "
-        "by seed; with one seed all but C4 is undecided. "
-        "In the figures p is the claim's, adjusted: an interval in the shade is not enough. "
+        "by seed; with one seed all but C4 is undecided. In the figures p is the claim's, "
+        "adjusted: an interval in the shade is not enough. "
         f"{ONE_SEED_EXPLAINED} Such intervals are drawn open."
     )
     shown = {
