@@ -500,8 +500,8 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
     assert chosen(cells[:1]) == (recipe.temperature, recipe.alpha) == (2, 0.5)
     assert [chosen(cells[k : k + 1]) for k in (1, 2, 3)] == [(4, 0.5), (8, 0.5), (8, 0.5)]
     words = "would have chosen 4, 8 and 8, each with 0.5; all four together choose {} and {}, by"
-    assert words.format(*chosen(cells)) in readme
-    assert 0 < temperatures[0, 3, 0] - temperatures[0, 1, 0] < 0.01, "than 0.01 points before 2"
+    assert f"{words.format(*chosen(cells))} less than 0.01 points before 2." in readme
+    assert 0 < temperatures[0, 3, 0] - temperatures[0, 1, 0] < 0.01
     assert (cells.mean(1).argmax(1) == 0).all(), "alpha 0.5 has the highest mean in each seed"
     assert (cells.mean(2).argmin(1) == 0).tolist() == [True, True, True, False]
     assert temperatures.argmin() == 0, "lowest in three of the four and together"
