@@ -630,10 +630,11 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
 def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
     suffix = f"{trio.recipe}-{trio.experiment}"
     change = [claims.class_error_change(trio, label) for label in range(len(CLASSES))]
+    dots = " (dots: the seeds)" * (len(trio.students) > 1)
     yield Picture.of(
         f"class-errors-{suffix}",
         plots.class_errors(trio, change),
-        "Errors class by class for teacher, baseline and student (dots: the seeds), and the change "
+        f"Errors class by class for teacher, baseline and student{dots}, and the change "
         "from baseline to student with 95 % intervals. They are not adjusted: of ten, two in five "
         "times one or more miss 0 by chance.",
     )

@@ -429,6 +429,15 @@ def test_a_loss_is_compared_with_the_best_plain_distillation_and_with_the_others
         assert table.loc[f"{name}{tail}", "kd"] == f"student-resnet-tuned{tail}"
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_dots_of_seeds_are_told_of_where_they_are_drawn(tmp_path, undrawn, seeds):
+    fake.write_experiment(tmp_path / "runs", seeds, **SMALL)
+    analyze.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert ("baseline and student (dots: the seeds), and" in page) == (seeds > 1)
+    assert "Errors class by class for teacher, baseline and student" in page
+
+
 def test_plain_distillation_of_the_cnn_is_named(tmp_path, undrawn):
     """What has no name is student-resnet's."""
     fake.write_experiment(tmp_path / "runs", 2, arch="cnn", **SMALL)
