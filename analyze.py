@@ -141,7 +141,8 @@ def lent_teachers(records: Sequence[Record]) -> list[Record]:
     if not wanted:
         return []
     named = (record.config.get("teacher") for record in records)
-    paths = (path for each in named if isinstance(each, list) for path in map(str, each))
+    lists = ([each] if isinstance(each, str) else each for each in named)  # of an older version
+    paths = (path for each in lists if isinstance(each, list) for path in map(str, each))
     folders = sorted(RESULTS_DIR.glob("*/teacher-*/seed-*"))
     folders += [(RESULTS_DIR.parent / path).parent for path in paths]
     found = []
@@ -183,12 +184,10 @@ def number(value: float, digits: int = 2) -> str:
     return DASH if np.isnan(value) else f"{value:.{digits}f}"
 
 
-def p_value(p: float) -> str:
-    return DASH if np.isnan(p) else claims.p_in_words(p)
-
-
 def in_brief(verdict: Verdict) -> str:
-    return verdict.word if np.isnan(verdict.p) else f"{verdict.word}, p {p_value(verdict.p)}"
+    return (
+        verdict.word if np.isnan(verdict.p) else f"{verdict.word}, p {claims.p_in_words(verdict.p)}"
+    )
 
 
 def headline(trio: Trio) -> str:
@@ -685,7 +684,7 @@ def difference_blocks(trio: Trio, images: np.ndarray | None) -> Iterator[Block]:
                 str(base.seed),
                 f"{100 * base.right.mean():.2f}",
                 f"{100 * student.right.mean():.2f}",
-                p_value(stats.mcnemar(base.right, student.right)),
+                claims.p_in_words(stats.mcnemar(base.right, student.right)),
             ]
             for base, student in trio.pairs()
         ],

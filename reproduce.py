@@ -172,7 +172,8 @@ def measure_pace(network: str, config: Config, data: Dataset, device: Device) ->
             start = time.perf_counter()
             trainer.train_epoch(index[:images], view[:images], 1, stop)
             trained = time.perf_counter()
-            trainer.evaluate(data.test_images[:images], stop).cpu()  # waits for a GPU
+            # In batches of one size, as a GPU chooses for each size anew; it is waited for.
+            trainer.evaluate(data.test_images[:count], stop).cpu()
             evaluated = time.perf_counter()
     answer = (evaluated - trained) / count
     evaluation = answer * (len(data.val_labels) + len(data.test_labels))

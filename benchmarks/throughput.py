@@ -32,13 +32,13 @@ from common.remember import RememberedLogits
 from common.train import Trainer
 
 
-def matmul_rate(device: Device, rounds: int = 7) -> float:
+def matmul_rate(device: Device) -> float:
     """The best rate, over some sizes, of a matrix product in the precision in use, MAC/s."""
     best = 0.0
     for size in (1024, 2048, 4096):
         a = torch.randn(size, size, device=device.type).to(device.dtype)
         a @ a
-        for _ in range(rounds):
+        for _ in range(7):
             best = max(best, size**3 / timed(lambda a=a: a @ a, device))
     return best
 

@@ -6,7 +6,7 @@
 Counted is training, with the teacher's answers that it asks for; loading, setting up and evaluating
 (once an epoch) are not, and are printed beside. The teacher is given. The schedule is one short
 cosine; only mirrored views, so that the teacher has little to answer. Test images decide when to
-stop: this measures speed, not accuracy.
+stop: this measures speed, not accuracy. Other flags are train_student.py's.
 """
 
 import json
@@ -57,7 +57,7 @@ def seconds_to_goal(
             soft_weight=config.soft_weight, label_smoothing=config.label_smoothing,
         )  # fmt: skip
 
-    trainer = Trainer(build("small-cnn"), loss, data, config, device)
+    trainer = Trainer(build(config.arch), loss, data, config, device)
     trained = evaluated = 0.0
     curve = []
     with StopSignals() as stop:

@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from common.config import Config
 from common.data import Arrays, split
+from common.models import MEAN
 
 SIDE = 28  # pixels
-GREY = 73  # the training images' mean
+GREY = round(255 * MEAN)  # the training images' mean
 
 
 class Batch(NamedTuple):
@@ -79,7 +80,7 @@ class Dataset:
 
     def __init__(self, arrays: Arrays, views: Views, device: torch.device | str):
         def place(values, dtype: torch.dtype) -> Tensor:
-            return torch.as_tensor(values.copy()).to(device, dtype)
+            return torch.tensor(values, dtype=dtype, device=device)
 
         train, held_out = split(arrays.train_labels)
         self.digest = arrays.digest

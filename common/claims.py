@@ -1,8 +1,9 @@
 """The notes' claims C1 to C8, each as one test.
 
-The tests were fixed before any result was looked at, but for two things (results/NOTES.md): which
-seeds of the teachers C4 and C8 take, and that one seed decides no claim about distillation. What
-stands beside them as an aside was added later and decides nothing.
+The tests were fixed before any result was looked at, but for three things (results/NOTES.md): which
+seeds of the teachers C4 and C8 take, that whole epochs cannot be averaged more finely than one of
+them is rounded, and that one seed decides no claim about distillation. What stands beside them as
+an aside was added later and decides nothing.
 
 A claim of two parts is supported only if both hold. The p values of an experiment are adjusted
 together (Holm), so that among claims that say nothing true, one in twenty times at most any is
@@ -158,7 +159,7 @@ def _aside(measured: dict[str, Estimate]) -> str:
     )
 
 
-def _last_third(curve: np.ndarray) -> int:
+def _start_of_last_third(curve: np.ndarray) -> int:
     """How many epochs come before it: there a rate that falls has fallen, and curves are level."""
     return len(curve) * 2 // 3
 
@@ -210,7 +211,7 @@ def _swing_ratio(
         curve = run.log[column].to_numpy()
         start = stats.WARMUP_EPOCHS
         if end:
-            curve, start = curve[_last_third(curve) :], 0
+            curve, start = curve[_start_of_last_third(curve) :], 0
         return stats.swing(curve / curve.mean() if relative else curve, start, order)
 
     return stats.over_seeds([_log_ratio(swing(s), swing(b)) for b, s in trio.pairs()])
@@ -312,7 +313,7 @@ def oscillates(trio: Trio) -> list[Part]:
         for run in trio.baselines:
             curve = run.log["val_accuracy"].to_numpy()
             chance = stats.sampling_swing(stats.settled_level(curve), len(run.val_labels))
-            start = _last_third(curve) if end else stats.WARMUP_EPOCHS
+            start = _start_of_last_third(curve) if end else stats.WARMUP_EPOCHS
             ratios.append(_log_ratio(stats.swing(curve, start), chance))
         return stats.over_seeds(ratios)
 

@@ -35,9 +35,10 @@ def _loss_alone_differs(control: Record, student: Record) -> bool:
     """Whether the loss alone is between them, and the control has none or kd of its teacher."""
     if student.role != "student" or differing(control.settings, student.settings, LOSS_ALONE):
         return False
+    if control.role == "baseline":
+        return True
     same_teacher = control.teacher_digests == student.teacher_digests
-    losses = control.config.get("loss"), student.config.get("loss")
-    return control.role == "baseline" or (same_teacher and losses[0] == "kd" and losses[1] != "kd")
+    return same_teacher and control.config.get("loss") == "kd" != student.config.get("loss")
 
 
 def _moved(name: str, runs: Sequence[Record]) -> list[str]:
@@ -268,8 +269,8 @@ class Comparison:
         if name == "baseline" or runs[0].role == "teacher":
             return []
         trio = self.trio(recipe, name)
-        base = self.baseline_of(recipe, name)
-        bases = self.groups.get((recipe, base), [])[:1]  # where none has its seed
+        bases = self.groups.get((recipe, self.baseline_of(recipe, name)), [])[:1]
+        # Where no seed has both, the first of each.
         pairs = trio.pairs() if trio else [(base, runs[0]) for base in bases]
         return more_than_the_loss(pairs)
 
@@ -335,6 +336,8 @@ class Comparison:
         named: dict[str, list[str]] = defaultdict(list)
         for name, runs in self.of(recipe).items():  # the notes' first
             role, _, arch = name.partition("-")
+            if name not in NAMES:
+                role = runs[0].role
             kind, arch = ("teacher", arch) if role == "teacher" else ("small-cnn", "small-cnn")
             settings = RECIPES.get(recipe, {}).get(kind, {})
             if settings and name in NAMES:

@@ -274,8 +274,8 @@ class Config:
     device: str = setting(one_of("auto", "cuda", "mps", "cpu"), "where to train", "auto")
     precision: str = setting(
         one_of("auto", "float32", "bfloat16"),
-        "of convolutions and matrix products (float32 on a GPU: TF32); auto: bfloat16 where the "
-        "hardware has it",
+        "of convolutions and matrix products (float32 on NVIDIA GPUs from Ampere on: TF32); auto: "
+        "bfloat16 where the hardware has it",
         "auto",
     )
     compile: bool = setting(None, "torch.compile the network: takes a C++ compiler", False)

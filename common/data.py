@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def read_file(folder: Path, name: str) -> bytes:
         if found == DIGESTS[name]:
             return content
         why = f"its content is that of {other}" if other else f"its SHA-256 is {found}"
-    except (OSError, EOFError, gzip.zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         why = f"it cannot be uncompressed ({error})"
     raise UserError(
         f"{path} is damaged",

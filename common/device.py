@@ -54,11 +54,14 @@ def choose_device(config: Config) -> Device:
     Under torchrun it joins the other processes, each with a GPU of its own if on CUDA.
     """
     kind = config.device
-    why_not = {"cuda": why_no_cuda(), "mps": why_no_mps(config), "cpu": None}
-    if kind == "auto":
-        kind = next(each for each, reason in why_not.items() if reason is None)
-    elif reason := why_not[kind]:
-        raise UserError(f"no {kind} device", reason, "use --device cpu, or --device auto")
+    note = ""
+    if kind != "cpu":  # which works where a GPU fails when it is asked
+        why_not = {"cuda": why_no_cuda(), "mps": why_no_mps(config), "cpu": None}
+        if kind == "auto":
+            kind = next(each for each, reason in why_not.items() if reason is None)
+            note = why_not["cuda"] if kind == "cpu" else ""
+        elif reason := why_not[kind]:
+            raise UserError(f"no {kind} device", reason, "use --device cpu, or --device auto")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -80,7 +83,6 @@ def choose_device(config: Config) -> Device:
         name, fast_bfloat16 = "Apple GPU", False
     automatic = "bfloat16" if fast_bfloat16 else "float32"
     precision = automatic if config.precision == "auto" else config.precision
-    note = why_not["cuda"] if kind == "cpu" and config.device == "auto" else ""
     return Device(kind, name, precision, rank, processes, note)
 
 
@@ -157,7 +159,10 @@ def why_no_cuda() -> str | None:
                 "update the driver (580 or newer for CUDA 13) or pin an older torch"
             )
         return "the NVIDIA driver is there, but no GPU is (see nvidia-smi)"
-    have = torch.cuda.get_device_capability()
+    try:
+        have = torch.cuda.get_device_capability()
+    except RuntimeError as error:  # in use by another alone, or broken
+        return f"the GPU fails when it is asked: {str(error).splitlines()[0]}"
     built = [arch.removeprefix("sm_") for arch in torch.cuda.get_arch_list()]
     oldest = min((int(arch[:-1]), int(arch[-1])) for arch in built if arch.isdigit())
     if have < oldest:

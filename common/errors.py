@@ -25,7 +25,7 @@ class UserError(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived; everything up to the last finished epoch is on disk."""
+    """SIGINT or SIGTERM arrived. Of a training all up to its last finished epoch is on disk."""
 
     def __init__(self, signal_number: int):
         super().__init__(signal_number)
@@ -91,6 +91,9 @@ def script(main: Callable[[], int | None]) -> NoReturn:
             traceback.print_exc()
         if isinstance(error, UserError):
             status, text = error.exit_code, str(error)
+        elif type(error).__name__ == "OutOfMemoryError":  # torch's
+            what_to_do = "end what else is on it, use a lower --batch-size, or --device cpu"
+            status, text = 1, str(UserError("the GPU's memory is full", str(error), what_to_do))
         else:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             where = _innermost(error)

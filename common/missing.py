@@ -169,8 +169,9 @@ def _to_be_like(
 
 def _place(name: str, like: Record) -> Path:
     """Where a network's run of the seed of `like` lies beside that."""
-    folder = Path(os.path.abspath(like.folder))  # "." has no parents
-    return folder.parent.parent / name / folder.name
+    folder, seed = Path(os.path.abspath(like.folder)), f"seed-{like.seed}"  # "." has no parents
+    network = folder.parent if folder.name == seed else folder  # as records.read names it
+    return network.parent / name / seed
 
 
 def _command(config: Config, place: Path, like: Record, teacher: Record | None) -> str:

@@ -132,11 +132,10 @@ def count_multiply_adds(network: nn.Module) -> int:
 
     Raises ValueError if what comes out is not logits (1, 10).
     """
-    device = next(network.parameters()).device
     was_training = network.training
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        logits = network.eval()(torch.zeros(1, 1, 28, 28, dtype=torch.uint8, device=device))
+        logits = network.eval()(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
     if logits.shape != (1, 10):
         raise ValueError(f"of one image it makes {tuple(logits.shape)}")
     network.train(was_training)

@@ -28,7 +28,6 @@ from common.config import FREE, LOG_COLUMNS, NAME, SIZE, WARNED, differing, is_f
 CLASS_COUNT = 10
 # Order of the rows and of the colours; runs of other names come after these.
 NAMES = ("teacher-resnet", "teacher-cnn", "baseline", "student-resnet", "student-cnn")
-OPTIONAL = ("train_soft_loss",)  # columns that may be empty
 # What the report takes from config.json, and its types.
 NUMBER = (int, float)
 SETTINGS = {
@@ -315,7 +314,7 @@ def _read_log(path: Path) -> pd.DataFrame:
 
 
 def _number(column: str, text: str) -> float:
-    if not text and column in OPTIONAL:
+    if not text and column == "train_soft_loss":  # without a teacher
         return math.nan
     value = float(text)
     if not math.isfinite(value):

@@ -59,12 +59,12 @@ class RememberedLogits:
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }  # fmt: skip
         name = hashlib.sha256(repr(subject).encode()).hexdigest()[:12]
-        self.path = folder / f"logits-{name}.pt" if folder else None
+        self.path = folder / f"logits-{name}.pt" if folder and self.remembers else None
         self.table = self._read()
 
     def _read(self) -> Tensor:
         shape = (self.data.views.count if self.remembers else 1, len(self.data), 10)
-        if self.path and self.remembers:
+        if self.path:
             with contextlib.suppress(OSError, ValueError):  # absent or damaged: computed again
                 content = load(self.path)
                 table = content.get("table")
@@ -112,8 +112,7 @@ class RememberedLogits:
 
         Of several processes each has asked for its part of the images only: nothing is kept.
         """
-        whole = self.remembers and self.device.processes == 1
-        if whole and self.asked > self.kept and self.path:
+        if self.path and self.device.processes == 1 and self.asked > self.kept:
             self.kept = self.asked
             for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
                 with contextlib.suppress(OSError):  # another student may clear it away first

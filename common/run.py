@@ -81,7 +81,7 @@ def write_atomically(path: Path, content: bytes, keep_as: Path | None = None) ->
         _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
+            scratch.unlink()
         if not isinstance(error, OSError):
             raise
         raise UserError(
@@ -405,7 +405,7 @@ class Run:
 
     def _compare(self, before: dict[str, Any]) -> dict[str, Any]:
         """Refuse to go on with a run of other settings; return what else is new."""
-        now = json.loads(json.dumps(self.settings))
+        now = self.settings
         places = [(each.get("device"), each.get("device_name")) for each in (before, now)]
         elsewhere = places[0] != places[1]  # where the hardware may have another precision
         keys = differing(before, now, FREE)
@@ -505,7 +505,7 @@ class Run:
     def close(self) -> None:
         if self._lock.is_locked:
             with contextlib.suppress(OSError):
-                (self.folder / ".holder").unlink(missing_ok=True)
+                (self.folder / ".holder").unlink()
             self._lock.release()
 
 
@@ -528,7 +528,8 @@ def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Ru
     """The run in `folder`, closed at the end. Of several processes the first alone has it."""
     in_group = distributed.is_initialized()
     follows = in_group and distributed.get_rank() > 0
-    run = Follower(folder, asdict(config) | facts) if follows else Run(folder, config, facts)
+    settings = asdict(config) | facts
+    run = Follower(folder, settings) if follows else Run(folder, config, facts)
     try:
         if in_group:
             found = [run.complete, run.checkpoint]
@@ -536,7 +537,7 @@ def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Ru
             try:
                 with together():
                     distributed.broadcast_object_list(found)
-                    distributed.all_gather_object(everyone, asdict(config) | facts)
+                    distributed.all_gather_object(everyone, settings)
             except UserError:
                 if follows:  # the first process has refused, and has said why
                     sys.exit(1)

@@ -13,6 +13,7 @@ from scipy import optimize, special, stats
 LEVEL = 0.95
 RESAMPLES = 1999
 WARMUP_EPOCHS = 5  # left out where the steadiness of a curve is measured
+MARGIN = 5  # epochs on either side of a change of level
 
 
 class Estimate(NamedTuple):
@@ -261,10 +262,10 @@ def settled_level(curve: np.ndarray) -> float:
     return float(np.median(curve[-5:]))
 
 
-def change_point(curve: np.ndarray, margin: int = 5) -> float:
+def change_point(curve: np.ndarray) -> float:
     """The first epoch, from 1, of the later of the two levels that fit a curve best.
 
-    Least squares over all splits (one change in the mean), at least `margin` epochs a side, the
+    Least squares over all splits (one change in the mean), at least MARGIN epochs a side, the
     first WARMUP_EPOCHS left out: every curve rises there. nan for a curve too short for that.
     """
     curve = np.asarray(curve, float)
@@ -273,7 +274,7 @@ def change_point(curve: np.ndarray, margin: int = 5) -> float:
         parts = curve[WARMUP_EPOCHS:split], curve[split:]
         return sum(((part - part.mean()) ** 2).sum() for part in parts)
 
-    splits = range(WARMUP_EPOCHS + margin, len(curve) - margin + 1)
+    splits = range(WARMUP_EPOCHS + MARGIN, len(curve) - MARGIN + 1)
     return float(min(splits, key=misfit) + 1) if splits else np.nan
 
 

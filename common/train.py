@@ -28,8 +28,8 @@ from common.run import Follower, Run
 # What to do where a loss, a gradient or a weight is not finite.
 DIVERGED = "try a lower --lr, a student's --soft-weight lower, a --warmup, or --precision float32"
 # f(logits (N, 10) float32, batch) -> its loss. A GPU records it once, with the values that Python's
-# variables have then: what changes from step to step is to be a buffer of the network, changed in
-# place, which the warm-up before the recording and a resume give back as it was.
+# variables have then: what changes from step to step is to be a persistent buffer of the network,
+# changed in place, which the warm-up before the recording and a resume give back as it was.
 Objective = Callable[[Tensor, Batch], Loss]
 # f(index, view, stop): told the order and the views of each epoch before it begins.
 BeforeEpoch = Callable[[Tensor, Tensor, StopSignals], None]
@@ -40,13 +40,12 @@ def learning_rates(config: Config, steps_per_epoch: int, epoch: int) -> Tensor:
     total = steps_per_epoch * config.epochs
     step = torch.arange(steps_per_epoch, dtype=torch.float64) + (epoch - 1) * steps_per_epoch
     done = step / total
+    factor = torch.ones_like(done)
     if config.schedule == "cosine":
         after_warmup = (done - config.warmup) / (1 - config.warmup)
         factor = 0.5 + 0.5 * torch.cos(math.pi * after_warmup)
     elif config.schedule == "step":
-        factor = torch.ones_like(done).masked_fill(done >= 0.6, config.drop)
-    else:
-        factor = torch.ones_like(done)
+        factor[done >= 0.6] = config.drop
     if config.warmup:
         rising = (step + 1) / (total * config.warmup)
         factor = torch.where(done < config.warmup, rising.clamp(max=1), factor)
@@ -251,7 +250,7 @@ class Trainer:
             with torch.cuda.graph(graph):
                 self.step(batch)
         except RuntimeError as error:  # a loss of the user's own may ask the device for a value
-            reason = str(error).splitlines()[0]
+            reason = str(error.__context__ or error).splitlines()[0]  # it spoils the recording, too
             warn(f"no CUDA graph of the step ({reason}); going on without, slower")
             restore()
             return self.step
@@ -323,9 +322,9 @@ def fit(
                 row, last = _run_epoch(trainer, epoch, stop, before_epoch)
                 rows.append(row)
                 if improved := row["val_accuracy"] > best["val_accuracy"]:
-                    weights = {k: v.cpu().clone() for k, v in network.state_dict().items()}
-                    best = {"epoch": epoch, "val_accuracy": row["val_accuracy"]}
-                    best |= {"weights": weights} | last
+                    weights = {k: v.to("cpu", copy=True) for k, v in network.state_dict().items()}
+                    accuracy = row["val_accuracy"]
+                    best = {"epoch": epoch, "val_accuracy": accuracy, "weights": weights, **last}
                 progressed = {"epoch": epoch, "rows": rows, "best": best, "last": last}
                 run.save_checkpoint(trainer.state() | progressed | {"config": run.settings})
                 run.save_log(rows)

@@ -925,9 +925,9 @@ def test_a_teacher_of_ones_own_is_found_where_the_student_found_it(small, report
     monkeypatch.setattr(analyze, "RESULTS_DIR", small.parent / "results")
     for seed in range(2):
         weights = f"runs/notes/teacher-resnet/seed-{seed}/best.pt"
-        change(
-            look / "notes" / "student-resnet" / f"seed-{seed}" / "config.json", teacher=[weights]
-        )
+        teacher = [weights] if seed else weights  # as an older version has it
+        student = look / "notes" / "student-resnet" / f"seed-{seed}"
+        change(student / "config.json", teacher=teacher)
     code, table, errors = reported(look)
     assert code == 0 and errors == ""
     assert set(table["name"]) == {"teacher-resnet", "baseline", "student-resnet"}
@@ -1022,6 +1022,17 @@ def test_networks_of_the_notes_that_were_not_trained_as_the_recipe_says_are_name
     reported(small)
     page = (small.parent / "out" / "report.md").read_text()
     assert "recipe notes: student-resnet (epochs: 50 and 16, temperature: 4.0 and 9.0)" in page
+
+
+def test_a_network_of_another_name_is_held_against_its_own_roles_settings(tmp_path, reported):
+    for name, other in (("teacher-resnet", "big"), ("baseline", "teacher-free")):
+        kind = {"teacher-resnet": "teacher", "baseline": "small-cnn"}[name]
+        settings = {k: v for k, v in config.RECIPES["notes"][kind].items() if k not in fake.LOSS}
+        folder = fake.write_run(tmp_path / "runs", name, 0, count=200, **settings)
+        change(folder / "config.json", name=other)
+        folder.parent.rename(folder.parent.with_name(other))
+    reported(tmp_path / "runs")
+    assert "not the settings of" not in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_the_claims_about_the_teacher_are_of_all_its_seeds(tmp_path):
@@ -1126,6 +1137,15 @@ def test_a_missing_network_is_named_with_the_command_that_makes_it(small, report
     page = (small.parent / "out" / "report.md").read_text()
     assert f"{name} of recipe notes is missing" in page
     assert "No experiment of the notes is whole yet" in page
+
+
+def test_what_lies_in_a_folder_of_its_own_wants_the_others_beside_it(tmp_path, reported):
+    """Where the report will find them, and take them for what they are."""
+    folder = fake.write_run(tmp_path / "runs", "mine", 3, role="student", **SMALL)
+    folder.rename(tmp_path / "runs" / "mine")
+    code, table, errors = reported(tmp_path / "runs")
+    assert code == 1 and list(table["name"]) == ["mine"]
+    assert f"--out {tmp_path / 'runs' / 'baseline' / 'seed-3'} makes it" in errors
 
 
 def test_a_baseline_of_another_name_is_to_be_renamed(small, undrawn, capsys):
@@ -1894,7 +1914,7 @@ def test_images_are_counted_by_who_is_right(undrawn):
         only = [(base & ~student).sum(), (student & ~base).sum()]
         p = scipy.stats.binomtest(only[0], sum(only)).pvalue
         words = [f"{100 * run.mean():.2f}" for run in (base, student)]
-        assert seeds[seed] == [str(seed), *words, analyze.p_value(p)]
+        assert seeds[seed] == [str(seed), *words, claims.p_in_words(p)]
 
 
 def test_a_statistic_has_its_sign_where_the_claim_is_about_its_side_of_0():

@@ -55,6 +55,23 @@ def test_auto_falls_back_and_says_why_an_explicit_device_does_not(machine):
         choose_device(quick_config(device="cuda"))
 
 
+def test_a_gpu_that_fails_when_it_is_asked_leaves_the_cpu(machine, monkeypatch):
+    machine()
+    why = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+
+    def fail():
+        raise RuntimeError(f"{why}\nCUDA kernel errors might be reported later")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", fail)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    auto = choose_device(quick_config(device="auto"))
+    assert auto.type == "cpu" and auto.note == f"the GPU fails when it is asked: {why}"
+    with pytest.raises(UserError, match="no cuda device; the GPU fails when it is asked: CUDA err"):
+        choose_device(quick_config(device="cuda"))
+    monkeypatch.setattr(device, "why_no_cuda", fail)
+    assert choose_device(quick_config(device="cpu")).type == "cpu"  # it is not asked
+
+
 @pytest.mark.parametrize(
     ("gpu", "precision"), [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float32")]
 )

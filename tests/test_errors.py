@@ -41,6 +41,17 @@ def test_a_failure_is_one_line_whatever_it_holds(monkeypatch, capfd):
     ]
 
 
+def test_a_full_gpu_is_no_failure_of_the_script(monkeypatch, capfd):
+    full = failing(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 MiB."))
+    assert outcome(full, monkeypatch, capfd) == (
+        1,
+        [
+            "error: the GPU's memory is full; CUDA out of memory. Tried to allocate 20 MiB.; "
+            "end what else is on it, use a lower --batch-size, or --device cpu"
+        ],
+    )
+
+
 def test_a_failure_inside_a_library_names_the_line_of_ours_that_called_it(monkeypatch, capfd):
     def mine():
         functional.cross_entropy(torch.zeros(2, 3), torch.zeros(5).long())  # raised in torch

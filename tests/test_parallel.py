@@ -17,7 +17,8 @@ from common.run import load
 from conftest import CHILD, ROOT, Child, Server, equal, only_line
 
 # 33 images a batch: parts of 17 and 16, and a last batch of 9.
-QUICK = ("--epochs", "2", "--batch-size", "33", "--precision", "float32", "--lr", "0.02")
+QUICK = ("--epochs", "2", "--batch-size", "33", "--device", "cpu", "--precision", "float32",
+         "--lr", "0.02")  # fmt: skip
 
 
 def run_two(

@@ -33,7 +33,8 @@ from common.train import duration
 from conftest import ROOT, only_line, run_script
 
 SCRIPTS = ("train_teacher.py", "train_baseline.py", "train_student.py", "analyze.py")
-QUICK = ("--epochs", 3, "--batch-size", 32, "--precision", "float32", "--lr", 0.02)
+QUICK = ("--epochs", 3, "--batch-size", 32, "--device", "cpu", "--precision", "float32",
+         "--lr", 0.02)  # fmt: skip
 FILES = {"config.json", "log.csv", "last.pt", "previous.pt", "best.pt", "predictions.npz",
          "summary.json"}  # fmt: skip
 
@@ -123,7 +124,7 @@ def test_best_weights_give_the_stored_predictions(runs, tiny_data):
 UNUSUAL = {
     "epochs": 2, "batch-size": 32, "lr": 0.03, "schedule": "cosine", "warmup": 0.25,
     "momentum": 0.8, "weight-decay": 0.01, "label-smoothing": 0.2, "padding": 1, "cutout": 6,
-    "seed": 6, "precision": "float32",
+    "seed": 6, "device": "cpu", "precision": "float32",
 }  # fmt: skip
 
 
