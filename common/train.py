@@ -250,7 +250,7 @@ class Trainer:
             with torch.cuda.graph(graph):
                 self.step(batch)
         except RuntimeError as error:  # a loss of the user's own may ask the device for a value
-            reason = str(error.__context__ or error).splitlines()[0]  # it spoils the recording, too
+            reason = str(error.__context__ or error).splitlines()[0]  # the end fails, too
             warn(f"no CUDA graph of the step ({reason}); going on without, slower")
             restore()
             return self.step
