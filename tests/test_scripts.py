@@ -33,8 +33,7 @@ from common.train import duration
 from conftest import ROOT, only_line, run_script
 
 SCRIPTS = ("train_teacher.py", "train_baseline.py", "train_student.py", "analyze.py")
-QUICK = ("--epochs", 3, "--batch-size", 32, "--device", "cpu", "--precision", "float32",
-         "--lr", 0.02)  # fmt: skip
+QUICK = ("--epochs", 3, "--batch-size", 32, "--precision", "float32", "--lr", 0.02)
 FILES = {"config.json", "log.csv", "last.pt", "previous.pt", "best.pt", "predictions.npz",
          "summary.json"}  # fmt: skip
 
@@ -411,7 +410,7 @@ def test_the_readmes_annealed_temperature_is_one_after_the_last_step(
     exec(script, names)
     published = RESULTS_DIR / "notes" / "teacher-resnet" / "seed-0" / "best.pt"
     words = ["--teacher", shutil.copy(published, tmp_path), "--loss", "spy", "--temperature", 4]
-    words += ["--data-dir", tiny_data, "--out", tmp_path / "run"]
+    words += ["--device", "cpu", "--data-dir", tiny_data, "--out", tmp_path / "run"]
     names["main"]([*map(str, [*QUICK, *words])])
     steps = int(load(tmp_path / "run" / "last.pt")["network"]["steps"])
     tried, annealed = seen[:-steps], seen[-steps:]  # the first are of the trial before
