@@ -476,7 +476,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
 def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave():
     rows = pd.read_csv(RESULTS_DIR / "search.csv")
     searched = rows.dropna().pivot(index=["seed", "temperature"], columns="alpha")["val_accuracy"]
-    cells = searched.to_numpy().reshape(4, 4, 3)  # by seed, temperature, alpha
+    cells = searched.to_numpy().reshape(5, 4, 3)  # by seed, temperature, alpha
     assert np.isfinite(cells).all()
     text = (ROOT / "README.md").read_text()
     for temperature, of_seeds in zip((1, 2, 4, 8), cells.transpose(1, 2, 0), strict=True):
@@ -486,8 +486,8 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
     assert set(on_gpu.seed) == {100} and len(on_gpu) == 12
     assert set(rows.device_name) == {"NVIDIA H200", "Intel Xeon"}
     readme = " ".join(text.split())
-    alone = rows[rows.alpha == 0].set_index("seed").val_accuracy[[100, 101, 102, 103]]
-    words = "alone has {:.2f}, {:.2f}, {:.2f} and {:.2f}, all on the CPU."
+    alone = rows[rows.alpha == 0].set_index("seed").val_accuracy[[100, 101, 102, 103, 104]]
+    words = "alone has {:.2f}, {:.2f}, {:.2f}, {:.2f} and {:.2f}, all on the CPU."
     assert words.format(*alone) in readme
 
     seeds, temperatures, alphas = (
@@ -499,26 +499,27 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
 
     recipe = StudentConfig.parse("", ["--recipe", "best"])
     assert chosen(cells[:1]) == (recipe.temperature, recipe.alpha) == (2, 0.5)
-    assert [chosen(cells[k : k + 1]) for k in (1, 2, 3)] == [(4, 0.5), (8, 0.5), (8, 0.5)]
-    words = "would have chosen 4, 8 and 8, each with 0.5; all four together choose {} and {}, by"
-    assert f"{words.format(*chosen(cells))} less than 0.01 points before 2." in readme
-    assert 0 < temperatures[0, 3, 0] - temperatures[0, 1, 0] < 0.01
+    own = [(4, 0.5), (8, 0.5), (8, 0.5), (1, 0.5)]
+    assert [chosen(cells[k : k + 1]) for k in (1, 2, 3, 4)] == own
+    words = "would have chosen 4, 8, 8 and 1, each with 0.5; all five together choose {} and {}, by"
+    assert f"{words.format(*chosen(cells))} less than 0.01 points before 8." in readme
+    assert 0 < temperatures[0, 1, 0] - temperatures[0, 3, 0] < 0.01
     assert (cells.mean(1).argmax(1) == 0).all(), "alpha 0.5 has the highest mean in each seed"
-    assert (cells.mean(2).argmin(1) == 0).tolist() == [True, True, True, False]
-    assert temperatures.argmin() == 0, "lowest in three of the four and together"
+    assert "1, which is the lowest in three seeds of five and the highest in one)" in readme
+    assert (cells.mean(2).argmin(1) == 0).tolist() == [True, True, True, False, False]
+    assert (cells.mean(2).argmax(1) == 0).tolist() == [False, False, False, False, True]
     # Analysis of variance of a balanced design, three factors, none of them with another.
     rest = cells - seeds - temperatures - alphas + 2 * cells.mean()
-    freedom = 48 - 1 - 3 - 3 - 2
+    freedom = 60 - 1 - 4 - 3 - 2
     variance = (rest**2).sum() / freedom
     p = [  # n · variance of means of n runs each, to that of a run
         scipy.stats.f.sf(n * means.var(ddof=1) / variance, means.size - 1, freedom)
-        for n, means in ((12, temperatures), (16, alphas), (12, temperatures[:, 1:]))
+        for n, means in ((15, temperatures), (20, alphas), (15, temperatures[:, 1:]))
     ]
     assert p[1] < 0.001 and "chance alone would part alphas so much with p < 0.001." in readme
-    words = "together, {:.2f} for {:.2f} alone: p {:.3f}."
-    assert words.format(temperatures.min(), alone.mean(), p[0]) in readme
-    words = "means of 2, 4 and 8 are {:.2f}, {:.2f} and {:.2f} (p {:.2f})"
-    assert words.format(*temperatures[0, 1:, 0], p[2]) in readme
+    words = "means of 1, 2, 4 and 8 are {:.2f}, {:.2f}, {:.2f} and {:.2f}, for {:.2f} alone "
+    words += "(p {:.3f}; p {:.2f} without 1,"
+    assert words.format(*temperatures[0, :, 0], alone.mean(), p[0], p[2]) in readme
 
 
 def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
