@@ -26,7 +26,7 @@ import pandas as pd
 from common import claims, plots, stats
 from common.claims import Trio, Verdict
 from common.compare import Comparison, agreement_table, gap_recovered, more_than_the_loss
-from common.config import RESULTS_DIR, RUNS_DIR, Parser
+from common.config import RESULTS_DIR, RUNS_DIR, Parser, named_teachers
 from common.data import CLASSES, load
 from common.errors import UserError, script, warn
 from common.missing import missing
@@ -140,9 +140,7 @@ def lent_teachers(records: Sequence[Record]) -> list[Record]:
     wanted -= {record.weights_sha256 for record in records}
     if not wanted:
         return []
-    named = (record.config.get("teacher") for record in records)
-    lists = ([each] if isinstance(each, str) else each for each in named)  # of an older version
-    paths = (path for each in lists if isinstance(each, list) for path in map(str, each))
+    paths = (path for record in records for path in named_teachers(record.config))
     folders = sorted(RESULTS_DIR.glob("*/teacher-*/seed-*"))
     folders += [(RESULTS_DIR.parent / path).parent for path in paths]
     found = []

@@ -98,6 +98,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def named_teachers(config: Mapping[str, Any]) -> list[str]:
+    """The teachers' files that a student's config.json names; none if it names them badly."""
+    named = config.get("teacher")
+    if isinstance(named, str):  # of an older version
+        return [named]
+    return [*map(str, named)] if isinstance(named, list) else []
+
+
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str]) -> str:
     """Old and new values of these settings, in words; of a teacher beside its digest its path."""
     also = ["teacher"] if "teacher_sha256" in keys else []

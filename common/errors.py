@@ -89,11 +89,11 @@ def script(main: Callable[[], int | None]) -> NoReturn:
     except Exception as error:
         if "--debug" in sys.argv[1:]:
             traceback.print_exc()
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            what_to_do = "end what else is on it, use a lower --batch-size, or --device cpu"
+            error = UserError("the GPU's memory is full", str(error), what_to_do, exit_code=1)
         if isinstance(error, UserError):
             status, text = error.exit_code, str(error)
-        elif type(error).__name__ == "OutOfMemoryError":  # torch's
-            what_to_do = "end what else is on it, use a lower --batch-size, or --device cpu"
-            status, text = 1, str(UserError("the GPU's memory is full", str(error), what_to_do))
         else:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             where = _innermost(error)

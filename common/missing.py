@@ -19,7 +19,7 @@ from common.config import (
     differing,
     is_finished,
 )
-from common.records import LOSS_SETTINGS, NOT_SETTINGS, Record
+from common.records import LOSS_SETTINGS, NOT_SETTINGS, Record, network_folder
 
 SMALL = BaselineConfig.arch  # the notes' small network
 
@@ -169,9 +169,7 @@ def _to_be_like(
 
 def _place(name: str, like: Record) -> Path:
     """Where a network's run of the seed of `like` lies beside that."""
-    folder, seed = Path(os.path.abspath(like.folder)), f"seed-{like.seed}"  # "." has no parents
-    network = folder.parent if folder.name == seed else folder  # as records.read names it
-    return network.parent / name / seed
+    return network_folder(like.folder, like.seed).parent / name / f"seed-{like.seed}"
 
 
 def _command(config: Config, place: Path, like: Record, teacher: Record | None) -> str:

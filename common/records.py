@@ -51,6 +51,13 @@ NOT_SETTINGS -= {"processes"}
 LOSS_SETTINGS = {"role", "temperature", "alpha", "soft_weight", "loss"}
 
 
+def network_folder(folder: Path, seed: int) -> Path:
+    """The folder whose name is a run's network's, so that a method of one's own is a row of its
+    own: NAME of runs/RECIPE/NAME/seed-K, and of a run that lies elsewhere its own."""
+    place = Path(os.path.abspath(folder))  # "." has no name
+    return place.parent if place.name == f"seed-{seed}" else place
+
+
 @dataclass(frozen=True)
 class Record:
     """One run. Accuracies are in percent, logits (N, 10) float32, labels (N,)."""
@@ -218,9 +225,7 @@ def read(folder: Path) -> Record:
             new = {key: kind for key, kind in types.items() if key in change}
             _check(change, {"after_epoch": int} | new)
         recipe, seed = config["recipe"], config["seed"]
-        # runs/RECIPE/NAME/seed-K: a method of one's own is a row of its own by its folder's name.
-        place = Path(os.path.abspath(folder))  # "." has no name
-        name = place.parent.name if place.name == f"seed-{seed}" else place.name
+        name = network_folder(folder, seed).name
         if re.fullmatch(r"seed-\d+", name):
             raise ValueError(f"its seed is {seed}, its folder is {name}")
         for word in (recipe, name):

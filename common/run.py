@@ -42,6 +42,7 @@ from common.config import (
     changes,
     differing,
     is_finished,
+    named_teachers,
     read_json,
 )
 from common.device import together
@@ -176,14 +177,13 @@ def find_teachers(config: StudentConfig) -> list[Path]:
         paths = map(Path, config.teacher)
         return [path / "best.pt" if os.path.isdir(path) else path for path in paths]
     if config.resume:  # with those that the run began with, whatever has come since
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError):
             folder = config.folder(config.name("resnet"), RUNS_DIR)
-            begun = read_json(folder / "config.json")["teacher"]
-            begun = [begun] if isinstance(begun, str) else begun
-            paths = [ROOT / path for path in begun]
-            if all(path.exists() for path in paths):
-                return paths
-            warn(f"a teacher of this run is gone ({', '.join(begun)}): another is taken")
+            if begun := named_teachers(read_json(folder / "config.json")):
+                paths = [ROOT / path for path in begun]
+                if all(path.exists() for path in paths):
+                    return paths
+                warn(f"a teacher of this run is gone ({', '.join(begun)}): another is taken")
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
     by_seed = sorted(published.glob("seed-*"), key=lambda path: (len(path.name), path.name))

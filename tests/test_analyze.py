@@ -1025,8 +1025,10 @@ def test_networks_of_the_notes_that_were_not_trained_as_the_recipe_says_are_name
 
 
 def test_a_network_of_another_name_is_held_against_its_own_roles_settings(tmp_path, reported):
-    for name, other in (("teacher-resnet", "big"), ("baseline", "teacher-free")):
-        kind = {"teacher-resnet": "teacher", "baseline": "small-cnn"}[name]
+    for name, kind, other in (
+        ("teacher-resnet", "teacher", "big"),
+        ("baseline", "small-cnn", "teacher-free"),
+    ):
         settings = {k: v for k, v in config.RECIPES["notes"][kind].items() if k not in fake.LOSS}
         folder = fake.write_run(tmp_path / "runs", name, 0, count=200, **settings)
         change(folder / "config.json", name=other)
