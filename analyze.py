@@ -45,10 +45,9 @@ from common.page import (
 from common.records import (
     LOSS_SETTINGS,
     NAMES,
-    NOT_SETTINGS,
-    SETTINGS,
     Record,
     Unreadable,
+    own_settings,
     read,
     read_all,
 )
@@ -765,16 +764,13 @@ def runs_table(comparison: Comparison) -> Table:
         "temperature": "temperature {}", "alpha": "alpha {}", "soft_weight": "soft weight {}",
     }  # fmt: skip
 
-    known = NOT_SETTINGS | SETTINGS.keys() | {"flip", "data_sha256", "processes"}
-
     def settings(config: dict) -> str:
         shown = {key: value for key, value in config.items() if value is not None}
         if config["schedule"] != "step":
             shown.pop("drop", None)
         said = [form.format(shown[key]) for key, form in words.items() if key in shown]
         said += ["no flip"] * (not shown.get("flip", True))
-        own = sorted(shown.keys() - words.keys() - known)
-        return ", ".join(said + [f"{key} {shown[key]}" for key in own if shown[key]])
+        return ", ".join(said + [f"{key} {shown[key]}" for key in own_settings(shown)])
 
     def seconds(runs: Sequence[Record]) -> str:
         """By device: times on different ones are not to be compared."""

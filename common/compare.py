@@ -23,6 +23,7 @@ from common.records import (
     ensemble,
     in_words,
     order,
+    own_settings,
 )
 from common.stats import Estimate
 
@@ -205,8 +206,9 @@ class Comparison:
         return self.groups[recipe, name][0].config["arch"]
 
     def plain(self, recipe: str, name: str) -> bool:
-        """Whether these runs are students of plain distillation."""
-        return self.groups[recipe, name][0].config.get("loss") == "kd"  # only a student has a loss
+        """Whether these runs are students of plain distillation: of `kd` and nothing besides."""
+        config = self.groups[recipe, name][0].config
+        return config.get("loss") == "kd" and not own_settings(config)  # only students have a loss
 
     def own_plain(self, recipe: str) -> list[str]:
         """Students of plain distillation that the notes do not have, such as tuned ones."""

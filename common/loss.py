@@ -202,8 +202,15 @@ def try_out(loss: Callable[[Tensor, Tensor, Tensor], Loss], size: int, device: s
             f"the soft loss of made-up logits is {soft:.4g}, below 0 (kl_div takes logarithms of "
             "the student's probabilities)"
         )
+    with torch.no_grad(), contextlib.suppress(Exception):  # it need not take other logits
+        same = loss(teacher_logits.clone(), teacher_logits, labels).soft
+        if same > soft:
+            warn(
+                f"the soft loss of a student that answers as its teacher is {same:.4g}, of one "
+                f"that guesses {soft:.4g}: a wrong sign?"
+            )
     half = [part[: size // 2] for part in (student_logits, teacher_logits, labels)]
-    with torch.no_grad(), contextlib.suppress(Exception):  # it need not take other sizes
+    with torch.no_grad(), contextlib.suppress(Exception):  # nor other sizes
         once, twice = (loss(*(torch.cat([part] * n) for part in half)).soft for n in (1, 2))
         if once and twice / once > 1.99:
             warn("the soft loss of the same images twice is twice as much: a sum for a mean?")

@@ -49,6 +49,14 @@ NOT_SETTINGS = FREE | WARNED | {"seed", "teacher_sha256", "compile", "precision"
 NOT_SETTINGS -= {"processes"}
 # What a student has besides, or otherwise than, a baseline.
 LOSS_SETTINGS = {"role", "temperature", "alpha", "soft_weight", "loss"}
+# All else in config.json is a field of the user's own.
+OURS = NOT_SETTINGS | LOSS_SETTINGS | SETTINGS.keys() | IF_THERE.keys()
+OURS |= {"drop", "warmup", "momentum", "padding", "flip", "cutout", "data_sha256"}
+
+
+def own_settings(config: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that the user has added and that are on, such as a hint's weight."""
+    return sorted(key for key in config.keys() - OURS if config[key])
 
 
 def network_folder(folder: Path, seed: int) -> Path:

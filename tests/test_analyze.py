@@ -352,9 +352,9 @@ def test_students_are_compared_with_the_baselines_of_their_seeds_only(tmp_path, 
 
 
 def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, capsys):
-    """Not one with a hint besides, though its loss is kd, and its teacher the same."""
+    """Not one with a hint besides, though its loss is kd, its teacher the same, more its seeds."""
     shared = {"teacher_sha256": "teacher-resnet-0"} | SMALL
-    for seed in range(2):
+    for seed in range(3):
         hint = {"hint_weight": 1.0, "hint_layer": 8, "a {b}": True, "parameters": 180_000}
         fake.write_run(small, "student-resnet-hint", seed, flip=False, **hint, **shared)
         fake.write_run(small, "student-mine", seed, loss="mine", alpha=0.9, **shared)
@@ -380,13 +380,13 @@ def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, c
     assert table.loc["student-new", "kd"] == "student-resnet-there"
     for name in ("student-resnet-there", "student-new"):
         shutil.rmtree(small / "notes" / name)
-    how = "soft weight 1.0, no flip, a {b} True, hint_layer 8, hint_weight 1.0 | 0 1 |"
+    how = "soft weight 1.0, no flip, a {b} True, hint_layer 8, hint_weight 1.0 | 0 1 2 |"
     assert how in row and "momentum 0.9" in row
     shutil.rmtree(small / "notes" / "student-resnet")
     analyze.main(["--runs", str(small), "--out", str(out)])
-    assert "student-mine − student-resnet-hint: " in capsys.readouterr().out
+    assert "student-mine − student-kd-a0.9: " in capsys.readouterr().out
     page = (out / "report.md").read_text()
-    assert re.search(r"^\| student-mine \|.*\(other alpha\) on student-resnet-hint \|", page, re.M)
+    assert re.search(r"^\| student-mine \|.*\(n 1\) on student-kd-a0.9 \|", page, re.M)
 
 
 @pytest.mark.parametrize("arch", ["small-cnn", "tiny"])

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import re
 import sys
@@ -19,7 +20,7 @@ from common.config import (
     TeacherConfig,
 )
 from common.errors import UserError
-from common.loss import SOFT_LOSSES, kd
+from common.loss import SOFT_LOSSES, dkd, kd
 from common.models import NETWORKS
 
 CONFIGS = {
@@ -221,7 +222,8 @@ def test_the_nearest_right_name_is_offered():
 def test_a_loss_of_ones_own_can_be_asked_for(monkeypatch):
     words = f"'a new one' is none of {', '.join(SOFT_LOSSES)}; enter your own in SOFT_LOSSES of"
     assert words in refused(StudentConfig, "--loss", "a new one")
-    for mine in (kd, max, nn.KLDivLoss()):  # of max no signature is known
+    of_its_own = functools.partial(dkd, other_weight=2.0)
+    for mine in (kd, of_its_own, max, nn.KLDivLoss()):  # of max no signature is known
         monkeypatch.setitem(SOFT_LOSSES, "a new one", mine)
         assert StudentConfig.parse("", ["--loss", "a new one"]).loss == "a new one"
     monkeypatch.setitem(SOFT_LOSSES, "a new one", nn.Linear(10, 10))

@@ -203,6 +203,13 @@ def test_a_soft_loss_that_may_be_a_mistake_is_told_of(capsys):
     assert re.search(r"logits is -0\.\d+, below 0 \(kl_div takes log", capsys.readouterr().err)
     try_out(with_soft(lambda ours, theirs, *_: (ours - theirs).square().sum()), 12, "cpu")
     assert "of the same images twice is twice as much: a sum for a mean?" in capsys.readouterr().err
+
+    def alike(ours, theirs, *_):  # 1 less that is meant
+        return functional.cosine_similarity(ours, theirs).mean()
+
+    try_out(with_soft(alike), 12, "cpu")
+    words = r"answers as its teacher is 1, of one that guesses -?0\.\d+: a wrong sign\?"
+    assert re.search(words, capsys.readouterr().err)
     apart = torch.eye(12) == 0
 
     def where_wrong(ours, theirs, labels, _):  # the made-up teacher is always right
