@@ -64,6 +64,7 @@ UNEQUAL = " ‡"
 UNEQUAL_EXPLAINED = (
     "‡ it differs from its baseline in more than the loss: in what, is said below the table."
 )
+OTHER_LOSSES = "Training losses of different loss functions are not comparable."
 README_MARKS = {  # around what --readme writes
     part: (f"<!-- {part}, written by analyze.py -->", f"<!-- end of {part} -->")
     for part in ("results", "claims", "controls")
@@ -243,22 +244,26 @@ def share_in_words(share: Estimate, trio: Trio) -> str:
     return f"{words} (interval {bounds})"
 
 
-def gain_of(row: Any) -> str:
-    """Of a row of the table: the gain, and of how many pairs if not of all its seeds."""
+def gain_of(row: Any, brief: bool) -> str:
+    """Of a row of the table: the gain, and of how many pairs if not of all its seeds.
+
+    brief: without the name of a baseline that is not the notes'.
+    """
     over = "images" if row.pairs == 1 else "seeds"
     words = signed(Estimate(row.delta, row.delta_low, row.delta_high, over=over))
     words += f" (n {row.pairs})" if 0 < row.pairs < row.seeds else ""
+    words += "" if brief or row.baseline in ("", "baseline") else f" ({row.baseline})"
     return words + UNEQUAL * bool(row.besides)
 
 
-def results_rows(comparison: Comparison, recipe: str) -> list[dict[str, str]]:
+def results_rows(comparison: Comparison, recipe: str, brief: bool = False) -> list[dict[str, str]]:
     """The table as it is shown, a row a network; what matters most is what a phone shows first."""
     return [
         {
             "network": row.name,
             "seeds": str(row.seeds or DASH),
             "test": plus_minus(row.test_selected, row.test_selected_std),
-            "gain on baseline": gain_of(row),
+            "gain on baseline": gain_of(row, brief),
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "notes": number(claims.NOTES.get(row.name, (np.nan,))[0]),
             "last epoch": plus_minus(row.test_last, row.test_last_std),
@@ -285,9 +290,8 @@ def own_table(
             own = name in comparison.own(recipe)
             kd = comparison.against_kd(recipe, name)
             controls = own_controls(comparison, recipe, name) if own else []
-            base = comparison.baseline_of(recipe, name)
-            gain = row["gain on baseline"].removesuffix(UNEQUAL)  # BESIDES says it
-            row["gain on baseline"] = gain if base == "baseline" else f"{gain} ({base})"
+            gain = row["gain on baseline"]
+            row["gain on baseline"] = gain.removesuffix(UNEQUAL)  # BESIDES says it
             row[ON_KD] = gain_beside(comparison, kd) if kd else DASH
             if kd and (taught := kd.baselines[0].name) != "student-resnet":
                 row[ON_KD] += f" on {taught}"
@@ -403,7 +407,8 @@ def terminal_table(comparison: Comparison, recipe: str) -> str:
         "best test epoch": "best test", "notes": "notes", "gain on baseline": "gain [95 %]",
     }  # fmt: skip
     rows = [list(short.values())] + [
-        [row[key].replace(" ± ", "±") for key in short] for row in results_rows(comparison, recipe)
+        [row[key].replace(" ± ", "±") for key in short]
+        for row in results_rows(comparison, recipe, brief=True)
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[0] = min(widths[0], 80 - sum(widths[1:]) - len(widths[1:]))
@@ -495,15 +500,15 @@ def blocks(
                 f"curves-{recipe}",
                 plots.curves(recipe, known),
                 "Training loss, its hard and soft parts, and accuracies by epoch of the notes' "
-                f"networks, recipe {recipe}. A curve may begin below its frame.",
+                f"networks, recipe {recipe}. {OTHER_LOSSES} A curve may begin below its frame.",
             )
         if own := comparison.drawn_beside(recipe):
             yield Picture.of(
                 f"own-curves-{recipe}",
                 plots.own_curves(groups, own),
                 "Training loss and held-out accuracy by epoch of the networks that the notes do "
-                f"not have, each beside those that it compares with, recipe {recipe}. Training "
-                "losses of different loss functions are not comparable.",
+                f"not have, each beside those that it compares with, recipe {recipe}. "
+                + OTHER_LOSSES,
             )
         yield Picture.of(
             f"seeds-{recipe}",

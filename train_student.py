@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts["teacher_sha256"] = "+".join(teacher.digest for teacher in teachers)
     with open_run(config.folder(name), config, facts) as run:
         try:
+            # Before each epoch the teacher is asked for the views of it that it has not met yet.
             fit(student, loss, data, config, run, device, before_epoch=teacher_logits.prepare)
         finally:
             teacher_logits.keep()

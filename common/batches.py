@@ -53,7 +53,8 @@ class Views:
     def cut(self, padded: Tensor, index: Tensor, view: Tensor) -> Tensor:
         """View number `view` (N,) of image `index` (N,) of `padded` (M, 28 + 2p, 28 + 2p).
 
-        Returns (N, 1, 28, 28).
+        Returns (N, 1, 28, 28). A view's number is ((shift · 2 + mirrored) · 784 + hole's centre),
+        without what there is not: with padding 1 and flip, number 8 is the image itself.
         """
         place = torch.arange(SIDE, device=view.device)
         if self.cutout:

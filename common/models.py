@@ -84,7 +84,7 @@ def plain_cnn(stages: tuple[tuple[int, ...], ...], hidden: int | None) -> nn.Seq
             layers += [ConvNorm(width, outputs), nn.ReLU(inplace=True)]
             width = outputs
         if number < len(stages):
-            convolution, norm = layers[-2]
+            convolution, norm = layers[-2]  # before the ReLU
             layers[-2:-1] = [convolution, nn.MaxPool2d(2), norm]
     layers.append(GlobalMean())
     if hidden is not None:

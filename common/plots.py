@@ -37,7 +37,7 @@ STYLES = {
     "teacher-resnet": Style("#0072B2", "-", "s"),
     "teacher-cnn": Style("#56B4E9", (0, (5, 1)), "D"),
     "baseline": Style("#D55E00", (0, (4, 2)), "o"),
-    "student-resnet": Style("#009E73", "-", "^"),
+    "student-resnet": Style("#009E73", "-.", "^"),
     "student-cnn": Style("#CC79A7", (0, (1, 1)), "v"),
 }
 # In turn for networks of the user's own: what the palette has left, with every dash and marker.
@@ -158,11 +158,12 @@ def curves(recipe: str, groups: Groups) -> Figure:
                 )  # fmt: skip
         if runs[0].role == "student":
             _curve(parts, runs, "train_soft_loss", color, line, width=2.4)
+        if runs[0].role != "teacher":
             _curve(parts, runs, "train_hard_loss", color, line, width=1)
     for axes, lines in drawn.items():
         _from_the_start_of_interest([axes], lines)
     _tidy(loss, "Training loss, as minimised", "epoch", "loss (nats)")
-    _tidy(parts, "Students: soft loss thick, hard thin", "epoch", "loss (nats), unweighted")
+    _tidy(parts, "Soft loss thick, hard loss thin", "epoch", "loss (nats), unweighted")
     _tidy(train, "Training images, augmented", "epoch", "accuracy (%)")
     _tidy(held_out, "Held-out images", "epoch", "accuracy (%)")
     _tidy(test, "Test images", "epoch", "accuracy (%)")

@@ -117,7 +117,7 @@ class Trainer:
             ) from error
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.rate  # not the copy that load_state_dict made: step() reads this one
 
     def step(self, batch: Batch) -> None:
         """One step on a batch, at the learning rate in `self.rate`."""
@@ -144,7 +144,7 @@ class Trainer:
     def _find_inf(self, total: Tensor) -> None:
         """Set found_inf to 1 if the loss or a gradient is not finite, in any of the processes."""
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        torch._amp_foreach_non_finite_check_and_unscale_(  # one kernel, torch.amp.GradScaler's
+        torch._amp_foreach_non_finite_check_and_unscale_(  # private: GradScaler's one kernel
             [total.detach(), *gradients], self.optimizer.found_inf, self._one
         )
         if self.device.processes > 1:  # a loss is its own process's: the others cannot see it

@@ -59,11 +59,21 @@ def test_curves_are_means_over_the_seeds_in_bands_from_lowest_to_highest(trio):
             assert line.get_ydata() == pytest.approx(values.mean(0))
             low, high = zip(*band_of(axes, color), strict=True)
             assert low == pytest.approx(values.min(0)) and high == pytest.approx(values.max(0))
-    soft, hard = parts.lines
-    assert soft.get_linestyle() == hard.get_linestyle() == "-"  # the network's own
-    assert soft.get_linewidth() > 2 * hard.get_linewidth()
-    for line, column in ((soft, "train_soft_loss"), (hard, "train_hard_loss")):
-        assert line.get_ydata() == pytest.approx(columns(trio.students, column).mean(0))
+    alone, soft, hard = parts.lines  # the baseline has no soft one
+    assert alone.get_color() == plots.STYLES["baseline"].color
+    assert soft.get_linestyle() == hard.get_linestyle() == "-."  # the network's own
+    assert soft.get_linewidth() > 2 * hard.get_linewidth() == 2 * alone.get_linewidth()
+    for line, runs, column in (
+        (alone, trio.baselines, "train_hard_loss"), (soft, trio.students, "train_soft_loss"),
+        (hard, trio.students, "train_hard_loss"),
+    ):  # fmt: skip
+        assert line.get_ydata() == pytest.approx(columns(runs, column).mean(0))
+
+
+def test_every_network_has_a_line_of_its_own():
+    styles = [*plots.STYLES.values(), *plots.OWN_STYLES]
+    assert len({str(style.linestyle) for style in plots.STYLES.values()}) == len(plots.STYLES)
+    assert len(set(map(str, styles))) == len(styles)
 
 
 @pytest.mark.parametrize(("epochs", "whole"), [(3, True), (16, False)])

@@ -150,9 +150,9 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     welch = scipy.stats.ttest_ind(of_notes, of_best, equal_var=False)
     interval = welch.confidence_interval()
     words = (
-        "Under `notes` distillation gains about a point; under `best`, where the small CNN alone "
-        "is better, perhaps {:.1f} points: less by {:.2f} points (95 % interval {:.2f} to {:.2f}, "
-        "Welch's)"
+        "Under `notes` distillation gains about a point. Under `best`, where the small CNN alone "
+        "is better, it gains perhaps {:.1f} points: {:.2f} points less (95 % interval {:.2f} to "
+        "{:.2f}, Welch's), or "
     )
     less = np.mean(of_notes) - np.mean(of_best), *interval
     assert words.format(np.mean(of_best), *less) in readme
@@ -176,7 +176,7 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     words = (
         f"alone rises by {alone_best - alone:.1f} points and the ResNet by "
         f"{teacher_best - teacher:.1f}: {teacher_best - alone_best:.1f} points are left between "
-        f"them, for {teacher - alone:.1f} under `notes`"
+        f"them, against {teacher - alone:.1f} under `notes`"
     )
     assert words in readme
 
@@ -227,7 +227,9 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
         re.search(r"at the last epoch [^(]*\(p by itself ([\d.]+)", part.aside)[1]
         for part in (fits, claims.better(on_cpus[1])[0])
     )
-    words = "at the chosen epoch; at the last one it is p {}, over the baselines from a CPU p {}."
+    words = (
+        "at the chosen epoch; at the last one it is p {}, against the baselines from a CPU p {}."
+    )
     assert words.format(p, p_on_cpus) in readme
     name = "in the last third of the epochs"
     late, late_best = (claims.oscillates(trio)[0] for trio in (notes, best))
@@ -254,9 +256,9 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     figures = {row.name: row for row in comparison.table.query("recipe == 'notes'").itertuples()}
     published = {"teacher-resnet": 95.59, "baseline": 92.50, "student-resnet": 93.09}  # on train
     away = [abs(figures[name].train_accuracy - value) for name, value in published.items()]
-    assert f"to {max(away):.1f} point of the train accuracies" in readme
+    assert f"within {max(away):.1f} point of the train accuracies" in readme
     away = [abs(figures[name].test_best_epoch - claims.NOTES[name][0]) for name in published]
-    assert f"to {max(away):.1f} points of the test accuracies at the best test epoch" in readme
+    assert f"within {max(away):.1f} points of the test accuracies at the best test epoch" in readme
     assert max(away) < 0.3, "what was aimed at"
 
     differ = 0
@@ -313,7 +315,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
         own_device += stats.over_seeds(on_gpu[:3] + on_cpu[3:])[:3]
     words = (
         "which gained {:+.2f} [{:+.2f}, {:+.2f}] under `notes` and {:+.2f} [{:+.2f}, {:+.2f}] "
-        "under `best`; over baselines of each student's own device the mean of all five is "
+        "under `best`; against baselines of each student's own device the mean of all five is "
         "{:+.2f} [{:+.2f}, {:+.2f}] and {:+.2f} [{:+.2f}, {:+.2f}]."
     )
     assert words.format(*of_three, *own_device) in readme
@@ -323,7 +325,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     beside = claims.gain(comparison.trio("best", "baseline-100-epochs", against="baseline-on-cpu"))
     words = (
         "without a teacher may do as much: training for twice as many epochs gains "
-        "{:+.2f} [{:+.2f}, {:+.2f}], over baselines of [the same device]"
+        "{:+.2f} [{:+.2f}, {:+.2f}], against baselines of [the same device]"
         "(#controls-and-other-losses) {:+.2f} [{:+.2f}, {:+.2f}]; label smoothing gains "
         "{:+.2f} [{:+.2f}, {:+.2f}]"
     )
@@ -444,7 +446,8 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     last_row = re.search(r"`notes` minus `best` \|[^|]+\| ([^|]+) \| ([^|]+) \|", readme)
     words = "{:.2f} [{:.2f}, {:.2f}]"
     assert last_row.groups() == (words.format(*less), words.format(middle, *ends))
-    assert f"over ten baselines of each by {words.format(middle, *ends)}." in readme
+    less_in_words = words.replace("f}", "f} less", 1).format(middle, *ends)
+    assert f"or {less_in_words} against ten baselines of each recipe." in readme
     words = (
         f"[five others](#two-recipes-eight-claims) of the same settings the gains are {interval}"
     )
@@ -457,7 +460,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
         free = (len(own) - 1) * 4
         ratio = len(own) * (seeds**2).sum() / 4 / (((runs - seeds) ** 2).sum() / free)
         assert scipy.stats.f.sf(ratio, 4, free) > 0.3, "seeds are not seen to matter"
-    assert f"Those of `best` are at {mean:.2f} %, where the gains stay." in readme
+    assert f"Those of `best` are at {mean:.2f} %, and there the gains stay." in readme
     assert lead.low < 0 and of_cnn.low < 0, "chance has its part in whether it misses 0"
     usual = (comparison.trio("best", student) for student in ("student-resnet", "student-cnn"))
     for on_cpus, trio in zip((lead, of_cnn), usual, strict=True):
@@ -520,6 +523,12 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
     words = "means of 1, 2, 4 and 8 are {:.2f}, {:.2f}, {:.2f} and {:.2f}, for {:.2f} alone "
     words += "(p {:.3f}; p {:.2f} without 1,"
     assert words.format(*temperatures[0, :, 0], alone.mean(), p[0], p[2]) in readme
+    taken = cells[:, :, 0]
+    later = stats.over_seeds((taken[:, 3] - taken[:, 1]).tolist())
+    words = "At alpha 0.5, the one that was taken, they rise with it: {:.2f}, {:.2f}, {:.2f} and "
+    words += "{:.2f}; 8 is not told from 2 there ({:+.2f} [{:+.2f}, {:+.2f}])."
+    assert words.format(*taken.mean(0), *later[:3]) in readme
+    assert (np.diff(taken.mean(0)) > 0).all() and later.low < 0
 
 
 def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():

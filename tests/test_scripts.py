@@ -12,6 +12,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 import torch
 from torch import nn
 from torch.nn import functional
@@ -329,6 +330,25 @@ def test_the_readmes_lines_load_a_student(runs, tiny_data, monkeypatch):
         np.testing.assert_allclose(
             names["logits"].detach(), file["logits_best"], rtol=1e-3, atol=1e-4
         )
+
+
+def test_the_readmes_softened_outputs_are_the_published_teachers(monkeypatch, capsys):
+    """The very lines; their output, of the classes named, is the table above them."""
+    monkeypatch.chdir(ROOT)
+    readme = (ROOT / "README.md").read_text()
+    code = next(c for c in re.findall(r"```python\n(.*?)```", readme, re.S) if "softmax(" in c)
+    names = {}
+    exec(code, names)
+    printed = capsys.readouterr().out.replace("\n  ", " ").splitlines()
+    classes = [common.data.CLASSES.index(c) for c in ("T-shirt/top", "Shirt", "Pullover")] + [9]
+    for temperature, line in zip((1, 2, 4, 8), printed, strict=True):
+        first, *probabilities = map(float, re.findall(r"[\d.]+", line))
+        row = " | ".join(f"{100 * probabilities[c]:.1f} %" for c in classes)
+        assert first == temperature and f"\n| {temperature} | {row} |\n" in readme
+    at_1 = scipy.special.softmax(names["logits"], axis=1)[:, 0]
+    assert (
+        np.median(at_1) > 0.99 and "half of the test T-shirts are T-shirts to it with\n" in readme
+    )
 
 
 def test_the_tests_that_the_readme_names_exist():
