@@ -352,7 +352,7 @@ def test_students_are_compared_with_the_baselines_of_their_seeds_only(tmp_path, 
 
 
 def test_plain_distillation_is_the_one_of_the_nearest_settings(small, undrawn, capsys):
-    """Not one with a hint besides, though its loss is kd, its teacher the same, more its seeds."""
+    """Not one with a hint besides, though of kd, of the same teacher and of more seeds."""
     shared = {"teacher_sha256": "teacher-resnet-0"} | SMALL
     for seed in range(3):
         hint = {"hint_weight": 1.0, "hint_layer": 8, "a {b}": True, "parameters": 180_000}
