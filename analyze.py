@@ -16,7 +16,7 @@ import contextlib
 import re
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     headlines = [(trio.recipe, headline(trio)) for trio in comparison.experiments()]
     for recipe in comparison.recipes:
         words, own = terminal_table(comparison, recipe), own_in_words(comparison, recipe)
+        own += unequal_in_words(comparison, recipe, comparison.of(recipe))
+        own += comparison.remarks(recipe)
         print(f"\nrecipe {recipe}, accuracies in %\n{words}")
         told = [text for of, text in headlines if of == recipe]
         for each in marks_explained("\n".join([words, *own, *told])):
@@ -244,14 +246,16 @@ def share_in_words(share: Estimate, trio: Trio) -> str:
     return f"{words} (interval {bounds})"
 
 
-def gain_of(row: Any, brief: bool) -> str:
-    """Of a row of the table: the gain, and of how many pairs if not of all its seeds.
+def gain_in_words(comparison: Comparison, trio: Trio) -> str:
+    """With its interval, and with the number of pairs if not of all seeds."""
+    pairs, seeds = len(trio.students), len(comparison.groups[trio.recipe, trio.students[0].name])
+    return signed(claims.gain(trio)) + f" (n {pairs})" * (pairs < seeds)
 
-    brief: without the name of a baseline that is not the notes'.
-    """
-    over = "images" if row.pairs == 1 else "seeds"
-    words = signed(Estimate(row.delta, row.delta_low, row.delta_high, over=over))
-    words += f" (n {row.pairs})" if 0 < row.pairs < row.seeds else ""
+
+def gain_on_baseline(comparison: Comparison, row: Any, brief: bool) -> str:
+    """Of a row of the table. brief: without the name of a baseline that is not the notes'."""
+    trio = comparison.trio(row.recipe, row.name)
+    words = gain_in_words(comparison, trio) if trio else DASH
     words += "" if brief or row.baseline in ("", "baseline") else f" ({row.baseline})"
     return words + UNEQUAL * bool(row.besides)
 
@@ -263,7 +267,7 @@ def results_rows(comparison: Comparison, recipe: str, brief: bool = False) -> li
             "network": row.name,
             "seeds": str(row.seeds or DASH),
             "test": plus_minus(row.test_selected, row.test_selected_std),
-            "gain on baseline": gain_of(row, brief),
+            "gain on baseline": gain_on_baseline(comparison, row, brief),
             "best test epoch": plus_minus(row.test_best_epoch, row.test_best_epoch_std),
             "notes": number(claims.NOTES.get(row.name, (np.nan,))[0]),
             "last epoch": plus_minus(row.test_last, row.test_last_std),
@@ -314,10 +318,8 @@ def own_controls(comparison: Comparison, recipe: str, name: str) -> list[Trio]:
 
 
 def gain_beside(comparison: Comparison, trio: Trio) -> str:
-    """With the number of pairs if not of all seeds, and what is unequal in the loss's settings."""
-    words, pairs = signed(claims.gain(trio)), len(trio.students)
-    if pairs < len(comparison.groups[trio.recipe, trio.students[0].name]):
-        words += f" (n {pairs})"
+    """And what is unequal in the loss's settings."""
+    words = gain_in_words(comparison, trio)
     unequal = LOSS_SETTINGS.intersection(comparison.unequal_settings(trio))
     return f"{words} (other {', '.join(sorted(unequal))})" if unequal else words
 
@@ -333,24 +335,19 @@ def difference_in_words(comparison: Comparison, trio: Trio) -> str:
     )
 
 
-def own_in_words(comparison: Comparison, recipe: str, tabled: Sequence[str] = ()) -> list[str]:
-    """Networks that the notes do not have, beside what they compare with; and what is unequal.
-
-    tabled: of which a table says all but the remarks.
-    """
+def own_in_words(comparison: Comparison, recipe: str) -> list[str]:
+    """Networks that the notes do not have, beside what they compare with."""
     lines = []
     for name in comparison.own(recipe):
-        if name not in tabled:
-            kd = comparison.against_kd(recipe, name)
-            trios = [kd] * bool(kd) + own_controls(comparison, recipe, name)
-            lines += [difference_in_words(comparison, trio) for trio in trios]
-            if (base := comparison.baseline_of(recipe, name)) != "baseline":
-                lines.append(f"the gain of {name} is on {base}")
-    others = [name for name in comparison.of(recipe) if name not in tabled]
-    return lines + unequal_in_words(comparison, recipe, others) + comparison.remarks(recipe)
+        kd = comparison.against_kd(recipe, name)
+        trios = [kd] * bool(kd) + own_controls(comparison, recipe, name)
+        lines += [difference_in_words(comparison, trio) for trio in trios]
+        if (base := comparison.baseline_of(recipe, name)) != "baseline":
+            lines.append(f"the gain of {name} is on {base}")
+    return lines
 
 
-def unequal_in_words(comparison: Comparison, recipe: str, names: Sequence[str]) -> list[str]:
+def unequal_in_words(comparison: Comparison, recipe: str, names: Iterable[str]) -> list[str]:
     alike = defaultdict(list)
     for name in names:
         for what in comparison.besides_the_baseline(recipe, name):
@@ -441,18 +438,18 @@ def besides(part: claims.Part) -> str:
     return part.aside or ("too few epochs, or all alike" if none else DASH)
 
 
-def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame:
+def claims_table(verdicts: dict[tuple[str, int], dict[str, Verdict]]) -> pd.DataFrame:
     """claims.csv: a row a statistic; a claim of two parts has two rows with one verdict.
 
     p is the claim's, adjusted; p_statistic the statistic's own.
     """
     rows = [
         (
-            verdict.claim, recipe, experiment, part.statistic, *part.estimate[:3], verdict.word,
+            claim, recipe, experiment, part.statistic, *part.estimate[:3], verdict.word,
             "" if np.isnan(part.estimate.low) else part.estimate.over, verdict.p, part.estimate.p,
         )
         for (recipe, experiment), each in verdicts.items()
-        for verdict in each
+        for claim, verdict in each.items()
         for part in verdict.parts
     ]  # fmt: skip
     columns = [
@@ -467,7 +464,7 @@ def claims_table(verdicts: dict[tuple[str, int], list[Verdict]]) -> pd.DataFrame
 
 def blocks(
     comparison: Comparison,
-    verdicts: dict[tuple[str, int], list[Verdict]],
+    verdicts: dict[tuple[str, int], dict[str, Verdict]],
     problems: Sequence[str],
 ) -> Iterator[Block]:
     trios = comparison.experiments()
@@ -486,7 +483,8 @@ def blocks(
                 comparison, recipe, own, ["network", "seeds", "gain on baseline"]
             )
             yield Table(f"Recipe {recipe}, networks that the notes do not have", columns, rows)
-        remarks = own_in_words(comparison, recipe, own)
+        others = [name for name in comparison.of(recipe) if name not in own]  # a table has those
+        remarks = unequal_in_words(comparison, recipe, others) + comparison.remarks(recipe)
         yield Points([what_choosing_adds(comparison, recipe), *remarks])
     if words := as_they_chose(trios):
         yield Text(words)
@@ -574,7 +572,7 @@ def as_they_chose(trios: Sequence[Trio]) -> str:
     )
 
 
-def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Block]:
+def claims_blocks(verdicts: dict[tuple[str, int], dict[str, Verdict]]) -> Iterator[Block]:
     if not verdicts:
         yield Text(
             "No experiment of the notes is whole yet: a baseline, and a student of the ResNet or "
@@ -592,10 +590,7 @@ def claims_blocks(verdicts: dict[tuple[str, int], list[Verdict]]) -> Iterator[Bl
         "adjusted: an interval in the shade is not enough. "
         f"{ONE_SEED_EXPLAINED} Such intervals are drawn open."
     )
-    shown = {
-        f"{recipe}, experiment {experiment}": {verdict.claim: verdict for verdict in each}
-        for (recipe, experiment), each in verdicts.items()
-    }
+    shown = {f"{recipe}, experiment {k}": each for (recipe, k), each in verdicts.items()}
     yield Table(
         "Verdicts",
         ["claim", "what the notes say", *shown],
@@ -820,7 +815,7 @@ def runs_table(comparison: Comparison) -> Table:
 def write_report(
     folder: Path,
     comparison: Comparison,
-    verdicts: dict[tuple[str, int], list[Verdict]],
+    verdicts: dict[tuple[str, int], dict[str, Verdict]],
     problems: Sequence[str],
 ) -> None:
     figures = folder / "figures"
@@ -870,14 +865,15 @@ def results_in_brief(comparison: Comparison) -> str:
     heads = [f"recipe {recipe}: {column}" for recipe, column in columns]
     words = markdown_table(["network", "parameters", "the notes: best test epoch", *heads], rows)
     trios = comparison.main_experiments()
+    told = [f"**{headline(trio)}**" for trio in trios]
     unequal = defaultdict(list)
     for recipe, named in shown.items():
         for what in unequal_in_words(comparison, recipe, [name for name in NAMES if name in named]):
             unequal[what].append(f"recipe {recipe}")
     parts = [
-        *(f"**{headline(trio)}**" for trio in trios),
+        *told,
         words,
-        ONE_SEED_EXPLAINED if ONE_SEED in words else "",
+        ONE_SEED_EXPLAINED if ONE_SEED in "".join([*told, words]) else "",
         *(f"{UNEQUAL.strip()} {' and '.join(of)}: {what}" for what, of in unequal.items()),
         as_they_chose(trios),
         "![Test accuracy by epoch](results/headline.svg)",
@@ -903,12 +899,12 @@ def own_in_brief(comparison: Comparison) -> str:
     return "\n\n".join(parts + marks_explained(" ".join(parts))) or "None."
 
 
-def claims_in_brief(verdicts: dict[tuple[str, int], list[Verdict]]) -> str:
+def claims_in_brief(verdicts: dict[tuple[str, int], dict[str, Verdict]]) -> str:
     """A line a claim."""
     columns = [f"{recipe}, experiment {experiment}" for recipe, experiment in verdicts]
     rows = [
-        [each[0].claim, each[0].text, *map(in_brief, each)]
-        for each in zip(*verdicts.values(), strict=True)
+        [claim, text, *(in_brief(each[claim]) for each in verdicts.values())]
+        for claim, (text, _, _) in claims.CLAIMS.items()
     ]
     return markdown_table(["", "what the notes claim", *columns], rows)
 

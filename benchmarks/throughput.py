@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -107,27 +108,22 @@ class Bench:
 
     def measure(self, rounds: int, count: int) -> dict[str, float]:
         """Medians of images a second."""
+        batch, rates = self.config.batch_size, defaultdict(list)
         plain_training = self.plain_steps()
         plain.seconds_per_step(plain_training, 5)  # the workers start
         if self.remembered:
-            self.ask(count * self.config.batch_size)
+            self.ask(count * batch)
         self.train(count)
-        seconds: dict[str, list[float]] = {"plain": [], "bench": [], "answer": []}
         for _ in range(rounds):
             # Batches that the workers prepared during the bench's turn are not timed, and the
             # workers are given the time to prepare the next ones before the bench's turn.
             plain.seconds_per_step(plain_training, plain.BUFFERED)
-            seconds["plain"].append(plain.seconds_per_step(plain_training, count))
+            rates["plain"].append(batch / plain.seconds_per_step(plain_training, count))
             time.sleep(1)
             if self.remembered:
-                seconds["answer"].append(self.ask(count * self.config.batch_size))
-            seconds["bench"].append(self.train(count))
-        batch = self.config.batch_size
-        found = {key: statistics.median(values) for key, values in seconds.items() if values}
-        result = {"plain": batch / found["plain"], "bench": batch / found["bench"]}
-        if self.remembered:
-            result["answers"] = 1 / found["answer"]
-        return result
+                rates["answers"].append(1 / self.ask(count * batch))
+            rates["bench"].append(batch / self.train(count))
+        return {key: statistics.median(values) for key, values in rates.items()}
 
 
 def rows(rounds: int, count: int) -> tuple[Device, float, list[dict]]:

@@ -91,11 +91,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Verdict:
-    claim: str
-    text: str
     parts: list[Part]
     p: float  # after Holm's adjustment
-    word: str  # supported, contradicted or undecided
+
+    @property
+    def word(self) -> str:
+        if not self.p < SIGNIFICANCE:  # nan, too
+            return "undecided"
+        return "supported" if all(part.as_claimed for part in self.parts) else "contradicted"
 
 
 def _difference(trio: Trio, value: Callable[[Record], float]) -> Estimate:
@@ -159,9 +162,9 @@ def _aside(measured: dict[str, Estimate]) -> str:
     )
 
 
-def _start_of_last_third(curve: np.ndarray) -> int:
-    """How many epochs come before it: there a rate that falls has fallen, and curves are level."""
-    return len(curve) * 2 // 3
+def _last_third(curve: np.ndarray) -> np.ndarray:
+    """Of its epochs: there a rate that falls has fallen, and curves are level."""
+    return curve[len(curve) * 2 // 3 :]
 
 
 def _log_ratio(a: float, b: float) -> float:
@@ -208,10 +211,9 @@ def _swing_ratio(
     """end: of the last third of the epochs alone, and relative to the mean there."""
 
     def swing(run: Record) -> float:
-        curve = run.log[column].to_numpy()
-        start = stats.WARMUP_EPOCHS
+        curve, start = run.log[column].to_numpy(), stats.WARMUP_EPOCHS
         if end:
-            curve, start = curve[_start_of_last_third(curve) :], 0
+            curve, start = _last_third(curve), 0
         return stats.swing(curve / curve.mean() if relative else curve, start, order)
 
     return stats.over_seeds([_log_ratio(swing(s), swing(b)) for b, s in trio.pairs()])
@@ -313,8 +315,8 @@ def oscillates(trio: Trio) -> list[Part]:
         for run in trio.baselines:
             curve = run.log["val_accuracy"].to_numpy()
             chance = stats.sampling_swing(stats.settled_level(curve), len(run.val_labels))
-            start = _start_of_last_third(curve) if end else stats.WARMUP_EPOCHS
-            ratios.append(_log_ratio(stats.swing(curve, start), chance))
+            swing = stats.swing(_last_third(curve), 0) if end else stats.swing(curve)
+            ratios.append(_log_ratio(swing, chance))
         return stats.over_seeds(ratios)
 
     return [
@@ -431,14 +433,8 @@ def _p(parts: list[Part]) -> float:
     return min(1.0, p[against].min() * len(parts)) if against.any() else p.max()
 
 
-def judge(trio: Trio) -> list[Verdict]:
+def judge(trio: Trio) -> dict[str, Verdict]:
     """A verdict on each claim. Needs runs of all three networks."""
     parts = {claim: test(trio) for claim, (_, _, test) in CLAIMS.items()}
     adjusted = stats.holm([_p(each) for each in parts.values()])
-    verdicts = []
-    for (claim, each), p in zip(parts.items(), adjusted, strict=True):
-        word = "undecided"
-        if p < SIGNIFICANCE:
-            word = "supported" if all(part.as_claimed for part in each) else "contradicted"
-        verdicts.append(Verdict(claim, CLAIMS[claim][0], each, p, word))
-    return verdicts
+    return dict(zip(parts, map(Verdict, parts.values(), adjusted), strict=True))

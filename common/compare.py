@@ -222,11 +222,9 @@ class Comparison:
     def drawn_together(self, recipe: str) -> dict[str, list[Record]]:
         """The notes' networks, without lent teachers trained for more epochs than any run here."""
         groups = {name: runs for name, runs in self.of(recipe).items() if name in NAMES}
-        lent = {name for name, runs in groups.items() if runs[0].folder in self.lent}
-        own = itertools.chain(*(runs for name, runs in groups.items() if name not in lent))
-        longest = max((len(run.log) for run in own), default=math.inf)
-        too_long = {name for name in lent if len(groups[name][0].log) > longest}
-        return {name: runs for name, runs in groups.items() if name not in too_long}
+        here = (run for runs in groups.values() for run in runs if run.folder not in self.lent)
+        longest = max((len(run.log) for run in here), default=math.inf)
+        return {name: runs for name, runs in groups.items() if len(runs[0].log) <= longest}
 
     def drawn_beside(self, recipe: str) -> dict[str, list[str]]:
         """Networks that the notes do not have, each with those it is drawn beside.
@@ -387,9 +385,9 @@ class Comparison:
         """Accuracies in percent, differences in points, NLL and KL in nats, seconds a run; of a
         lent teacher no seeds."""
         runs = self.groups[recipe, name]
-        selected = stats.mean_std([100 * run.right.mean() for run in runs])
-        last = stats.mean_std([run.log["test_accuracy"].iloc[-1] for run in runs])
-        best = stats.mean_std([run.log["test_accuracy"].max() for run in runs])
+        selected = pd.Series([100 * run.right.mean() for run in runs])
+        last = pd.Series([run.log["test_accuracy"].iloc[-1] for run in runs])
+        best = pd.Series([run.log["test_accuracy"].max() for run in runs])
         trio, kd = self.trio(recipe, name), self.against_kd(recipe, name)
         delta, delta_kd = (claims.gain(each) if each else Estimate(math.nan) for each in (trio, kd))
         recovered = gap_recovered(trio) if trio else None
@@ -411,12 +409,12 @@ class Comparison:
             "parameters": runs[0].config["parameters"],
             "seeds": sum(run.folder not in self.lent for run in runs),
             "train_accuracy": np.mean([run.best_row["train_accuracy"] for run in runs]),
-            "test_selected": selected[0],
-            "test_selected_std": selected[1],
-            "test_last": last[0],
-            "test_last_std": last[1],
-            "test_best_epoch": best[0],
-            "test_best_epoch_std": best[1],
+            "test_selected": selected.mean(),
+            "test_selected_std": selected.std(),  # nan for a single seed
+            "test_last": last.mean(),
+            "test_last_std": last.std(),
+            "test_best_epoch": best.mean(),
+            "test_best_epoch_std": best.std(),
             "delta": delta.value,
             "delta_low": delta.low,
             "delta_high": delta.high,

@@ -66,23 +66,16 @@ def load(data_dir: str | Path | None = None, fetch: bool = True) -> Arrays:
     then fetched into `data/` unless `fetch` is False. Raises UserError if it is nowhere to be
     had, or if a file is damaged: a damaged file is never skipped in silence.
     """
-    if data_dir is not None:
-        folder = _first_with_files([Path(data_dir)])
-        if folder is None:
-            raise UserError(
-                f"no Fashion-MNIST in {data_dir}",
-                f"it has to hold {', '.join(DIGESTS)}, plain or as .gz",
-                "correct --data-dir, or leave it out to have the data set fetched",
-            )
-    else:
-        folder = _first_with_files([DATA_DIR, SYSTEM_DIR])
-        if folder is None and not fetch:
-            raise UserError(
-                "no Fashion-MNIST on this machine",
-                f"neither {DATA_DIR} nor {SYSTEM_DIR} holds it",
-                "run `python -m common.data` to fetch it",
-            )
-        folder = folder or _fetch()
+    roots = [DATA_DIR, SYSTEM_DIR] if data_dir is None else [Path(data_dir)]
+    folder = _first_with_files(roots)
+    if folder is None and data_dir is None and fetch:
+        folder = _fetch()
+    if folder is None:
+        raise UserError(
+            f"no Fashion-MNIST in {' or '.join(map(str, roots))}",
+            f"that has to hold {', '.join(DIGESTS)}, plain or as .gz",
+            "correct --data-dir, or leave it out and run `python -m common.data` to fetch them",
+        )
     digest = hashlib.sha256("".join(DIGESTS.values()).encode()).hexdigest()
     return Arrays(*(_parse_idx(read_file(folder, name)) for name in DIGESTS), folder, digest)
 

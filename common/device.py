@@ -161,7 +161,7 @@ def why_no_cuda() -> str | None:
         return "the NVIDIA driver is there, but no GPU is (see nvidia-smi)"
     try:
         have = torch.cuda.get_device_capability()
-    except RuntimeError as error:  # in use by another alone, or broken
+    except Exception as error:  # in use by another alone, or broken; torch has several kinds
         return f"the GPU fails when it is asked: {str(error).splitlines()[0]}"
     built = [arch.removeprefix("sm_") for arch in torch.cuda.get_arch_list()]
     oldest = min((int(arch[:-1]), int(arch[-1])) for arch in built if arch.isdigit())

@@ -5,7 +5,7 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from common.compare import EXPERIMENTS, Comparison
@@ -194,7 +194,8 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None) 
     usual = asdict(type(config).parse("", ["--recipe", like.recipe]))
     shared = {"epochs"}
     if (role == "teacher") == (like.role == "teacher"):
-        shared |= usual.keys() - NOT_SETTINGS - LOSS_SETTINGS - {"recipe", "arch"}
+        every_network_has = {each.name for each in fields(Config)}  # no hint of a student's
+        shared |= every_network_has - NOT_SETTINGS - {"recipe", "arch"}
     if role == "student" and like.config.get("loss") == "kd":
         shared |= LOSS_SETTINGS - {"role", "loss"}
     if like.config.get("schedule") != "step":  # else it says nothing

@@ -138,35 +138,34 @@ def _intervals(
 def curves(recipe: str, groups: Groups) -> Figure:
     """Training loss with its parts, and the accuracies, by epoch."""
     figure = _figure(12, 7)
-    panels = figure.subplots(2, 3)
-    loss, parts, train, held_out, test, legend = panels.flat
-    drawn: dict[Axes, list[np.ndarray]] = {train: [], held_out: [], test: []}
+    loss, parts, train, held_out, test, legend = figure.subplots(2, 3).flat
     styles = _styles(groups)
     for name, runs in groups.items():
-        color, line, marker = styles[name]
+        color, line, _ = styles[name]
         _curve(loss, runs, "train_loss", color, line)
-        for axes, column in (
-            (train, "train_accuracy"), (held_out, "val_accuracy"), (test, "test_accuracy"),
-        ):  # fmt: skip
-            drawn[axes].append(_curve(axes, runs, column, color, line))
-        for axes, column in ((held_out, "val_accuracy"), (test, "test_accuracy")):
-            for run in runs:
+        if runs[0].role == "student":
+            _curve(parts, runs, "train_soft_loss", color, line, width=2.4)
+        if runs[0].role != "teacher":
+            _curve(parts, runs, "train_hard_loss", color, line, width=1)
+    for axes, column, title in (
+        (train, "train_accuracy", "Training images, augmented"),
+        (held_out, "val_accuracy", "Held-out images"),
+        (test, "test_accuracy", "Test images"),
+    ):
+        lines = []
+        for name, runs in groups.items():
+            color, line, marker = styles[name]
+            lines.append(_curve(axes, runs, column, color, line))
+            for run in runs if axes is not train else ():
                 row = run.log.loc[run.log[column].idxmax()]
                 axes.plot(
                     row["epoch"], row[column], marker, color=color,
                     markeredgecolor="white", markersize=7, clip_on=False, zorder=5,
                 )  # fmt: skip
-        if runs[0].role == "student":
-            _curve(parts, runs, "train_soft_loss", color, line, width=2.4)
-        if runs[0].role != "teacher":
-            _curve(parts, runs, "train_hard_loss", color, line, width=1)
-    for axes, lines in drawn.items():
         _from_the_start_of_interest([axes], lines)
+        _tidy(axes, title, "epoch", "accuracy (%)")
     _tidy(loss, "Training loss, as minimised", "epoch", "loss (nats)")
     _tidy(parts, "Soft loss thick, hard loss thin", "epoch", "loss (nats), unweighted")
-    _tidy(train, "Training images, augmented", "epoch", "accuracy (%)")
-    _tidy(held_out, "Held-out images", "epoch", "accuracy (%)")
-    _tidy(test, "Test images", "epoch", "accuracy (%)")
     for axes in (loss, parts):
         _logarithmic(axes)
     if not parts.lines:
@@ -273,23 +272,18 @@ def confusions(trio: Trio) -> Figure:
     ):
         # Colour by the errors: the diagonal, what is right, is only written.
         shown = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
-        if name in matrices:
-            style = {"cmap": "Blues", "vmin": 0, "vmax": 15}
-            text = [[f"{v:.1f}" if v >= 0.05 else "" for v in row] for row in matrix]
-        else:
-            style = {"cmap": "PuOr", "vmin": -3, "vmax": 3}
-            text = [[f"{v:+.1f}" if abs(v) >= 0.05 else "" for v in row] for row in matrix]
-        axes.imshow(shown, **style)
-        limit = 0.6 * style["vmax"]
-        for i, row in enumerate(text):
-            for j, word in enumerate(row):
-                if word:
-                    dark = abs(shown[i, j]) > limit
-                    axes.text(
-                        j, i, word, ha="center", va="center", fontsize=10,
-                        color="white" if dark else "black",
-                    )  # fmt: skip
-        unit = "%" if name in matrices else "points; orange: fewer errors"
+        colors, low, high, form, unit = (
+            ("Blues", 0, 15, ".1f", "%")
+            if name in matrices
+            else ("PuOr", -3, 3, "+.1f", "points; orange: fewer errors")
+        )
+        axes.imshow(shown, colors, vmin=low, vmax=high)
+        for (i, j), value in np.ndenumerate(matrix):
+            if abs(value) >= 0.05:
+                axes.text(
+                    j, i, f"{value:{form}}", ha="center", va="center", fontsize=10,
+                    color="white" if abs(shown[i, j]) > 0.6 * high else "black",
+                )  # fmt: skip
         axes.set_title(f"{name} ({unit})", loc="left", fontsize=11, fontweight="bold")
         axes.set_xticks(range(10), CLASSES, rotation=45, ha="right", fontsize=10)
         axes.set_yticks(range(10), CLASSES, fontsize=10)
@@ -443,7 +437,7 @@ def gallery(trio: Trio, images: np.ndarray, count: int = 6) -> Figure:
     was shown those of training images. Images are the first in file order, not chosen.
     """
     teacher, baseline, student = trio.threes()[0]
-    temperature = student.config.get("temperature", 1)
+    temperature = student.config.get("temperature") or 1
     styles = _styles(trio.groups())
     legend = ()
     figure = _figure(12, 9)

@@ -26,12 +26,6 @@ class Estimate(NamedTuple):
     over: str = "seeds"  # what interval and p are over: seeds, images or classes
 
 
-def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (ddof 1; nan for a single value)."""
-    values = np.asarray(values, float)
-    return values.mean(), values.std(ddof=1) if len(values) > 1 else np.nan
-
-
 def over_seeds(values: Sequence[float], grid: float = 0.0) -> Estimate:
     """Mean of one value a seed, with Student's t-interval and t-test against 0.
 

@@ -237,10 +237,10 @@ class Trainer:
             for tensor, value in zip(held, before, strict=True):
                 tensor.copy_(value)
 
-        with torch.no_grad(), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream), torch.enable_grad():
+            with torch.cuda.stream(stream):
                 for _ in range(3):  # in which libraries choose their algorithms
                     self.step(batch)
             torch.cuda.current_stream().wait_stream(stream)

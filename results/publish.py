@@ -63,6 +63,8 @@ def publish(folder: Path, root: Path, weights: bool = False) -> Path:
         "val_logits_best": rounded(run.val_logits, VAL_GRID),
     }
     target = root / run.recipe / run.name / f"seed-{run.seed}"
+    if target.exists():
+        raise UserError(f"cannot publish {folder}", f"{target} is there", "remove that first")
     try:
         target.mkdir(parents=True)
         (target / "config.json").write_text(settings)
@@ -70,9 +72,6 @@ def publish(folder: Path, root: Path, weights: bool = False) -> Path:
         (target / "log.csv").write_text(shortened(run.log))
         for name in (*(["best.pt"] if weights else []), "summary.json"):
             shutil.copyfile(folder / name, target / name)
-    except FileExistsError as error:  # of mkdir
-        what_to_do = "remove that first"
-        raise UserError(f"cannot publish {folder}", f"{target} is there", what_to_do) from error
     except BaseException as error:  # Ctrl-C among them
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, OSError):

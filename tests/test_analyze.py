@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -482,6 +483,11 @@ def test_a_mark_of_what_is_not_in_the_table_is_explained(tmp_path, undrawn, caps
         analyze.main(["--runs", str(root), "--out", str(tmp_path / "out")])
         printed = capsys.readouterr().out
         assert words in printed and printed.count("\n† one seed of each") == 1
+    readme = tmp_path / "README.md"
+    readme.write_text(MARKED)
+    analyze.main(["--runs", str(two), "--out", str(tmp_path / "out"), "--readme", str(readme)])
+    block = readme.read_text().partition("middle")[0]
+    assert "†).**" in block and block.count("\n† one seed of each") == 1
 
 
 def test_networks_that_differ_in_the_same_from_the_baseline_share_a_line(small, undrawn, capsys):
@@ -1139,6 +1145,21 @@ def test_a_missing_network_is_named_with_the_command_that_makes_it(small, report
     page = (small.parent / "out" / "report.md").read_text()
     assert f"{name} of recipe notes is missing" in page
     assert "No experiment of the notes is whole yet" in page
+
+
+def test_plain_distillation_is_made_without_a_hint_of_ones_own(small, reported, monkeypatch):
+    @dataclass(frozen=True, kw_only=True)
+    class StudentConfig(config.StudentConfig):
+        hint_weight: float = config.setting(float, "weight of the hint", 0.0)
+
+    monkeypatch.setattr(missing, "StudentConfig", StudentConfig)
+    shutil.rmtree(small / "notes" / "baseline")
+    (small / "notes" / "student-resnet").rename(small / "notes" / "student-resnet-hint")
+    for path in small.glob("notes/student-resnet-hint/*/config.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"hint_weight": 1.0}))
+    _, _, errors = reported(small)
+    (advice,) = (line for line in errors.splitlines() if "student-resnet of recipe notes" in line)
+    assert "train_student.py" in advice and "--lr 0.1" in advice and "hint-weight" not in advice
 
 
 def test_what_lies_in_a_folder_of_its_own_wants_the_others_beside_it(tmp_path, reported):

@@ -19,7 +19,7 @@ TRIALS = 200
 
 
 def verdict(claim, seeds=5, **options):
-    return {each.claim: each for each in judge(fake.trio(seeds, **options))}[claim]
+    return judge(fake.trio(seeds, **options))[claim]
 
 
 def with_shirts(share):
@@ -64,7 +64,7 @@ def test_half_a_claim_is_not_the_claim(claim):
     if claim == "C3":  # better on the test images alone
         for base, student in trio.pairs():
             student.log["train_accuracy"] = base.log["train_accuracy"]
-    found = {each.claim: each for each in judge(trio)}[claim]
+    found = judge(trio)[claim]
     assert found.word == "undecided"
     assert sum(part.estimate.p < 0.01 for part in found.parts) == 1
 
@@ -120,7 +120,7 @@ def test_c8_a_fall_at_epoch_30_is_not_leaving_a_minimum():
     trio = fake.trio(5, epochs=50, teacher={"change": 30, "settled": 0.3})
     for run in trio.teachers:
         run.log["val_accuracy"] = 180 - run.log["val_accuracy"]
-    assert {each.claim: each.word for each in judge(trio)}["C8"] == "contradicted"
+    assert judge(trio)["C8"].word == "contradicted"
 
 
 def test_c8_counts_the_epochs_of_shorter_runs_by_their_share():
@@ -130,10 +130,7 @@ def test_c8_counts_the_epochs_of_shorter_runs_by_their_share():
 
 @pytest.mark.parametrize("epochs", [1, 2, 9, 14])
 def test_runs_too_short_for_a_claim_leave_it_undecided(epochs):
-    short, whole = (
-        next(each for each in judge(trio) if each.claim == "C8")
-        for trio in (fake.trio(3, epochs=epochs), fake.trio(3))
-    )
+    short, whole = (judge(trio)["C8"] for trio in (fake.trio(3, epochs=epochs), fake.trio(3)))
     assert short.word == "undecided" and "too short" in short.parts[0].aside
     same = [(part.statistic, part.claimed) for part in (short.parts[0], whole.parts[0])]
     assert same[0] == same[1]  # its figure has both on one axis
@@ -149,8 +146,7 @@ def trials(request):
         # C4 is not about the student, and takes longer than the rest together.
         patch.setattr(stats, "permuted_correlation", lambda a, b: Estimate(0.9, p=1e-4))
         return [
-            {v.claim: v for v in judge(fake.trio(request.param, stream=k, count=400, swing=0.5))}
-            for k in range(TRIALS)
+            judge(fake.trio(request.param, stream=k, count=400, swing=0.5)) for k in range(TRIALS)
         ]
 
 
@@ -207,7 +203,7 @@ def test_two_seeds_with_the_same_difference_prove_nothing():
     trio = fake.trio(2)
     for runs in (trio.baselines, trio.students):
         runs[1] = runs[0]
-    assert all(each.word == "undecided" for each in judge(trio) if each.claim != "C4")
+    assert all(each.word == "undecided" for claim, each in judge(trio).items() if claim != "C4")
 
 
 def test_a_student_that_is_the_baseline_gains_nothing():
@@ -215,7 +211,8 @@ def test_a_student_that_is_the_baseline_gains_nothing():
     trio.students[:] = trio.baselines
     found = claims.gain(trio)
     assert found.value == 0 and found.p == 1 and found.low < 0 < found.high
-    assert all(each.word == "undecided" for each in judge(trio) if each.claim in ABOUT_THE_STUDENT)
+    verdicts = judge(trio)
+    assert all(verdicts[claim].word == "undecided" for claim in ABOUT_THE_STUDENT)
 
 
 # ---------------------------------------------------------------- the statistics themselves
@@ -428,7 +425,7 @@ def test_c4_leaves_out_what_a_flawless_run_has_no_correlation_for():
 def test_a_claims_p_comes_from_its_parts(monkeypatch, parts, p, word):
     made = [Part("", Estimate(value, p=p)) for value, p in parts]
     monkeypatch.setattr(claims, "CLAIMS", {"C": ("", "", lambda trio: made)})
-    (found,) = judge(None)
+    (found,) = judge(None).values()
     assert found.p == pytest.approx(p, nan_ok=True) and found.word == word
 
 
@@ -443,6 +440,6 @@ def test_verdicts_are_adjusted_for_the_number_of_claims(monkeypatch):
             for claim, p in p_values.items()
         },
     )
-    found = {each.claim: (each.p, each.word) for each in judge(None)}
+    found = {claim: (each.p, each.word) for claim, each in judge(None).items()}
     assert [found[k][0] for k in "ABCD"] == pytest.approx([0.06, 0.04, 0.2, 0.06])
     assert [found[k][1] for k in "ABCDE"] == ["undecided", "supported"] + ["undecided"] * 3

@@ -55,12 +55,13 @@ def test_auto_falls_back_and_says_why_an_explicit_device_does_not(machine):
         choose_device(quick_config(device="cuda"))
 
 
-def test_a_gpu_that_fails_when_it_is_asked_leaves_the_cpu(machine, monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, torch.cuda.DeferredCudaCallError])
+def test_a_gpu_that_fails_when_it_is_asked_leaves_the_cpu(machine, monkeypatch, kind):
     machine()
     why = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
 
     def fail():
-        raise RuntimeError(f"{why}\nCUDA kernel errors might be reported later")
+        raise kind(f"{why}\nCUDA kernel errors might be reported later")
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", fail)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

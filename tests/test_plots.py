@@ -225,6 +225,13 @@ def test_the_gallery_shows_the_first_images_on_which_the_two_differ(trio):
                 assert [bar.get_width() for bar in container] == pytest.approx(shares)
 
 
+def test_the_gallery_of_a_student_without_a_temperature_takes_1():
+    trio = fake.trio(1, student={"errors": 0.9 * fake.ERRORS, "temperature": None}, **SMALL)
+    images = np.zeros((200, 28, 28), np.uint8)
+    bars = plots.gallery(trio, images, count=2).subfigs[0].axes[2].containers
+    assert [bar.get_width() for bar in bars[0]] == [bar.get_width() for bar in bars[3]]
+
+
 def test_losses_are_drawn_logarithmically_unless_one_is_not_above_zero():
     names = ("student-resnet", "student-mine")
     runs = {name: [fake.record(name, 0, **SMALL)] for name in names}

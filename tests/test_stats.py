@@ -38,17 +38,6 @@ def softmax(logits):
 # ---------------------------------------------------------------- over seeds
 
 
-def test_mean_and_sample_deviation_by_hand():
-    mean, std = stats.mean_std([1, 2, 4])
-    assert mean == pytest.approx(7 / 3)
-    assert std == pytest.approx(math.sqrt(((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2))
-
-
-def test_one_value_has_no_deviation():
-    mean, std = stats.mean_std([93.0])
-    assert mean == 93 and math.isnan(std)
-
-
 def test_mean_over_seeds_has_the_t_interval_of_the_tables():
     # t with 4 degrees of freedom: 2.776445; standard error √(2.5 / 5).
     estimate = stats.over_seeds([1, 2, 3, 4, 5])
