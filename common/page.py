@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import quote
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -169,7 +170,7 @@ def to_markdown(title: str, blocks: Sequence[Block], pictures: str) -> str:
             case Table(caption, columns, rows):
                 lines += [f"*{caption}*", markdown_table(columns, rows)]
             case Picture(name=name, alt=alt):
-                lines.append(f"![{alt}]({pictures}/{name}.png)")
+                lines.append(f"![{alt}]({pictures}/{quote(name)}.png)")
     return "\n\n".join(lines) + "\n"
 
 

@@ -144,6 +144,11 @@ def test_markdown_tables_keep_their_columns():
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3, 3]
 
 
+def test_a_picture_of_a_recipe_with_a_blank_is_one_in_markdown_too():
+    text = to_markdown("T", [Picture("curves-my (2)", b"", b"", "alt")], "figures")
+    assert "![alt](figures/curves-my%20%282%29.png)" in text
+
+
 def luminance(colour: str) -> float:
     digits = colour.lstrip("#")
     digits = "".join(2 * c for c in digits) if len(digits) == 3 else digits
