@@ -322,7 +322,11 @@ class Comparison:
             return []
         if len(ensembles) == 1:
             names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
-            return [f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %"]
+            for_all = "; it taught all seeds, so the interval leaves out the chance in its training"
+            return [
+                f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %"
+                + for_all * (len(taught_by) == 1 < len(runs))
+            ]
         members = [member.weights_sha256 for each in ensembles for member in each]
         shared = "; they share teachers, so its interval is too narrow"
         return [
