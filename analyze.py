@@ -247,7 +247,7 @@ def share_in_words(share: Estimate, trio: Trio) -> str:
 
 
 def gain_in_words(comparison: Comparison, trio: Trio) -> str:
-    """With its interval, and with the number of pairs if not of all seeds."""
+    """Of a network on what it is paired with; the number of pairs, too, if not of all seeds."""
     pairs, seeds = len(trio.students), len(comparison.groups[trio.recipe, trio.students[0].name])
     return signed(claims.gain(trio)) + f" (n {pairs})" * (pairs < seeds)
 
@@ -318,7 +318,7 @@ def own_controls(comparison: Comparison, recipe: str, name: str) -> list[Trio]:
 
 
 def gain_beside(comparison: Comparison, trio: Trio) -> str:
-    """And what is unequal in the loss's settings."""
+    """The gain, and what is unequal in the loss's settings."""
     words = gain_in_words(comparison, trio)
     unequal = LOSS_SETTINGS.intersection(comparison.unequal_settings(trio))
     return f"{words} (other {', '.join(sorted(unequal))})" if unequal else words

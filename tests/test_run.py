@@ -713,6 +713,7 @@ def test_a_path_in_the_project_is_recorded_from_its_folder(tmp_path):
         (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), "RuntimeError: "),  # no Normalize()
         (nn.Sequential(Normalize(), nn.Flatten(), nn.Linear(784, 11)), r"it makes \(1, 11\)"),
         (nn.Sequential(Normalize(), nn.Conv2d(1, 10, 28)), r"it makes \(1, 10, 1, 1\)"),
+        (nn.Sequential(Normalize(), nn.Flatten(), nn.LSTM(784, 10)), "it makes a tuple"),
         (nn.Sequential(Normalize(), nn.Flatten(), nn.Linear(700, 10)), "shapes cannot be mult"),
     ],
 )
