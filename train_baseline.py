@@ -2,7 +2,7 @@
 
   python train_baseline.py
   python train_baseline.py --recipe best --seed 1
-  python train_baseline.py --arch deep-cnn   another small network
+  python train_baseline.py --arch deeper-cnn   another small network
 
 With the same recipe and seed it starts from the student's initial weights and
 sees the student's batches in the same order: the two differ in the loss alone.

@@ -4,7 +4,7 @@
   python train_student.py --teacher runs/notes/teacher-cnn/seed-0
   python train_student.py --teacher A B      an ensemble: their logits averaged
   python train_student.py --loss dkd --temperature 2 --alpha 0.3
-  python train_student.py --arch deep-cnn    another small network
+  python train_student.py --arch deeper-cnn  another small network
 
   loss = (1 - alpha) * hard + alpha * soft_weight * soft
   soft = temperature^2 * KL(teacher || student), softened (--loss kd)

@@ -314,19 +314,22 @@ class Comparison:
         return words + trained * (epochs != student.config["epochs"])
 
     def _ensembles(self, name: str, runs: Sequence[Record]) -> list[str]:
-        """How accurate the ensembles are that taught these runs of a network, in one line."""
+        """How accurate the ensembles are that taught a network, and what they have in common."""
         taught_by = {tuple(run.teacher_digests): self.members(run) for run in runs}
         ensembles = [members for members in taught_by.values() if len(members) > 1]
         right = sorted(100 * ensemble(members).right.mean() for members in ensembles)
         if not ensembles:
             return []
         if len(ensembles) == 1:
-            names = " and ".join(f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
-            for_all = "; it taught all seeds, so the interval leaves out the chance in its training"
-            return [
-                f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %"
-                + for_all * (len(taught_by) == 1 < len(runs))
-            ]
+            *names, last = (f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
+            names = f"{', '.join(names)} and {last}"
+            remarks = [f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %"]
+            if len(taught_by) == 1 < len(runs):
+                remarks.append(
+                    f"one ensemble taught all seeds of {name}: its interval leaves out the chance "
+                    "in the teachers' training"
+                )
+            return remarks
         members = [member.weights_sha256 for each in ensembles for member in each]
         shared = "; they share teachers, so its interval is too narrow"
         return [

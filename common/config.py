@@ -244,7 +244,7 @@ class Config:
     )
     arch: str = setting(
         architecture,
-        "small-cnn; deep-cnn, as small and deeper; or another in NETWORKS of common/models.py",
+        "small-cnn; deeper-cnn, as small; or another in NETWORKS of common/models.py",
         "small-cnn",
     )
     epochs: int = setting(positive_int, "passes over the training images")

@@ -98,7 +98,7 @@ NETWORKS = {
     "resnet": resnet,
     "cnn": lambda: plain_cnn(((32,), (64, 128), (192, 192), (192,)), 256),
     "small-cnn": lambda: plain_cnn(((32, 32), (64, 64), (128,)), 256),
-    "deep-cnn": lambda: plain_cnn(((24, 32, 32), (48, 48, 48), (64, 64, 64)), None),
+    "deeper-cnn": lambda: plain_cnn(((32,) * 5, (48,) * 3, (56,) * 3), None),
 }
 
 

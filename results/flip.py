@@ -1,6 +1,6 @@
 """Accuracy with flip averaging: mean logits of each image and its mirror image.
 
-  python results/flip.py runs/best/student-ensemble-deep-cnn/seed-* > flip.csv
+  python results/flip.py runs/best/student-ensemble-deeper-cnn/seed-* > flip.csv
 
 A row for every run, as CSV: percent right of the 5,000 held-out images (val)
 and of the 10,000 test images, without and with it, by best.pt, in float32 on

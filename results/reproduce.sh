@@ -23,8 +23,8 @@ controls() {
     train student --loss $loss --teacher "$teachers/seed-$seed"
   done
   train student --teacher "${three[@]}"
-  train baseline --arch deep-cnn
-  train student --arch deep-cnn --teacher "${three[@]}"
+  train baseline --arch deeper-cnn
+  train student --arch deeper-cnn --teacher "$teachers/seed-0" "$teachers"-on-cpu/seed-{1,2}
   train baseline --epochs 100 --out "runs/$recipe/baseline-100-epochs/seed-$seed"
 }
 on_cpu() { train baseline --device cpu --out "runs/$recipe/baseline-on-cpu/seed-$seed"; }
@@ -32,7 +32,14 @@ each_seed() { for seed in 0 1 2 3 4; do "$1"; done; }
 for part in "${@:-notes}"; do
   case $part in
     notes) recipe=notes; each_seed networks ;; # not by &&: a failure would be passed over
-    best) recipe=best; each_seed networks; each_seed controls ;;
+    best)
+      recipe=best
+      each_seed networks
+      for seed in 1 2; do
+        train teacher --device cpu --out "runs/best/teacher-resnet-on-cpu/seed-$seed"
+      done
+      each_seed controls
+      ;;
     on-cpu) for recipe in notes best; do each_seed on_cpu; done ;;
     *) echo "error: $part is none of notes, best, on-cpu" >&2 && exit 2 ;;
   esac

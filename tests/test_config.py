@@ -250,12 +250,12 @@ def test_a_network_of_ones_own_can_be_asked_for(monkeypatch):
 
 def test_a_run_is_named_by_what_the_notes_do_not_have():
     assert [TeacherConfig().name(), BaselineConfig().name()] == ["teacher-resnet", "baseline"]
-    assert BaselineConfig(arch="deep-cnn").name() == "baseline-deep-cnn"
+    assert BaselineConfig(arch="deeper-cnn").name() == "baseline-deeper-cnn"
     for loss, arch, name in (
         ("kd", "small-cnn", "student-resnet"),
         ("dist", "small-cnn", "student-resnet-dist"),
-        ("kd", "deep-cnn", "student-resnet-deep-cnn"),
-        ("dist", "deep-cnn", "student-resnet-dist-deep-cnn"),
+        ("kd", "deeper-cnn", "student-resnet-deeper-cnn"),
+        ("dist", "deeper-cnn", "student-resnet-dist-deeper-cnn"),
     ):
         assert StudentConfig(loss=loss, arch=arch).name("resnet") == name
 

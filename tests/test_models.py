@@ -20,7 +20,7 @@ BUDGETS = {
     "resnet": (1_351_882, 60e6),
     "cnn": (1_031_018, 60e6),
     "small-cnn": (175_018, 25e6),
-    "deep-cnn": (174_514, 30e6),
+    "deeper-cnn": (174_602, 45e6),
 }
 IMAGES = torch.randint(256, (8, 1, 28, 28), dtype=torch.uint8)
 
