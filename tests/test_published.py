@@ -400,11 +400,12 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert words.format(max(small), *better[:3]) in readme
     runs = comparison.groups["best", deeper]
     assert len(runs) == 5 and len({run.config["teacher_sha256"] for run in runs}) == 1
-    deeper, shallow = (
+    deeper, small, resnet = (
         comparison.groups["best", name][0].config["multiply_adds"]
-        for name in ("baseline-deeper-cnn", "baseline")
+        for name in ("baseline-deeper-cnn", "baseline", "teacher-resnet")
     )
-    assert f"as many parameters, {deeper / shallow:.1f} times the multiply-adds" in readme
+    words = "as many parameters, {:.1f} times the multiply-adds, {:.2f} times those of the ResNet."
+    assert words.format(deeper / small, deeper / resnet) in readme
     assert "`deep-cnn` of nine (alone 94.66 %, taught 94.87) by held-out" in readme
     notes_file = (RESULTS_DIR / "NOTES.md").read_text()
     for row in (
