@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -199,8 +200,9 @@ def headline(trio: Trio) -> str:
         for runs in ([three[0] for three in trio.threes()], trio.baselines, trio.students)
     )
     taught = trio.students_by_teacher()
-    others = {three[0].recipe for three in trio.threes()} - {trio.recipe}
-    origin = f" of recipe {', '.join(sorted(others))}" if others else ""
+    recipes = sorted({three[0].recipe for three in trio.threes()})
+    elsewhere = f" of recipe{'s' * (len(recipes) > 1)} {' and '.join(recipes)}"
+    origin = elsewhere * (recipes not in ([], [trio.recipe]))
     most = max(taught.values())
     sharing = "one teacher for all" if most == count else f"{most} of them with the same teacher"
     seeds = f"{count} seeds, {sharing}" if most > 1 else f"{count} seeds"
@@ -586,8 +588,8 @@ def claims_blocks(verdicts: dict[tuple[str, int], dict[str, Verdict]]) -> Iterat
         "about distillation. The column besides decides nothing. Supported or contradicted: p < "
         "0.05 after Holm's adjustment for the claims of one experiment (intervals are not "
         "adjusted); undecided: too few seeds or epochs to tell. Student and baseline are paired "
-        "by seed; with one seed all but C4 is undecided. In the figures p is the claim's, "
-        "adjusted: an interval in the shade is not enough. "
+        "by seed; with one seed all but C4, and C8 where there are more teachers, is undecided. In "
+        "the figures p is the claim's, adjusted: an interval in the shade is not enough. "
         f"{ONE_SEED_EXPLAINED} Such intervals are drawn open."
     )
     shown = {f"{recipe}, experiment {k}": each for (recipe, k), each in verdicts.items()}
@@ -842,7 +844,8 @@ def pictures_of(report: Path) -> list[str]:
     text, ours = report.read_text(encoding="utf-8", errors="replace"), f"# {TITLE}\n"
     if not ours.startswith(text[: len(ours)]):  # one that was cut is ours
         raise UserError(f"cannot write {report}", "what is there is no report", "use another --out")
-    return re.findall(r"^!\[.*\]\(figures/([^/]+)\.png\)$", text, re.MULTILINE)
+    names = re.findall(r"^!\[.*\]\(figures/([^/]+)\.png\)$", text, re.MULTILINE)
+    return [name for name in map(unquote, names) if "/" not in name]
 
 
 def results_in_brief(comparison: Comparison) -> str:

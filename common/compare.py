@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,11 @@ def _moved(name: str, runs: Sequence[Record]) -> list[str]:
             if where:  # else but bits differ
                 seeds[f"after epoch {change['after_epoch']}: {where}"].append(str(run.seed))
     return [f"{name} seed {', '.join(of)} went on elsewhere {what}" for what, of in seeds.items()]
+
+
+def _with_seeds(words: str, seeds: Collection[int], of: Sequence) -> str:
+    """The words, and of which seeds they are true, if not of all that there are."""
+    return words + f" (seed {', '.join(map(str, seeds))})" * (len(seeds) < len(of))
 
 
 def _not_learned(name: str, runs: Sequence[Record]) -> list[str]:
@@ -283,19 +288,23 @@ class Comparison:
             if name == "baseline" or runs[0].role == "teacher":
                 continue
             strangers = [
-                self._stranger(t, run)
+                (run.seed, self._stranger(t, run))
                 for run in runs
                 for t in self.members(run)
                 if t.recipe != recipe or t.folder in self.lent
             ]
             if strangers:
-                taught[", ".join(dict.fromkeys(strangers))].append(name)
+                seeds, teachers = map(dict.fromkeys, zip(*strangers, strict=True))
+                taught[", ".join(teachers)].append(_with_seeds(name, seeds, runs))
             trio = self.against_kd(recipe, name)
             pairs = trio.pairs() if trio else []
-            if any(own.teacher_digests not in ([], kd.teacher_digests) for kd, own in pairs):
-                plain = trio.baselines[0].name
-                remarks.append(f"{name} had another teacher than {plain} of its seed")
-            remarks += self._ensembles(name, runs)
+            seeds = [
+                own.seed for kd, own in pairs if own.teacher_digests not in ([], kd.teacher_digests)
+            ]
+            if seeds:
+                who, plain = _with_seeds(name, seeds, runs), trio.baselines[0].name
+                remarks.append(f"{who} had another teacher than {plain} of its seed")
+            remarks += self._taught(name, runs)
         remarks += [
             f"{', '.join(names)} {'were' if names[1:] else 'was'} taught by {teachers}"
             for teachers, names in taught.items()
@@ -313,29 +322,30 @@ class Comparison:
         trained = f" ({epochs} epoch{'s' * (epochs > 1)})"
         return words + trained * (epochs != student.config["epochs"])
 
-    def _ensembles(self, name: str, runs: Sequence[Record]) -> list[str]:
-        """How accurate the ensembles are that taught a network, and what they have in common."""
-        taught_by = {tuple(run.teacher_digests): self.members(run) for run in runs}
+    def _taught(self, name: str, runs: Sequence[Record]) -> list[str]:
+        """How accurate the ensembles are that taught a network, and whether its seeds share a
+        teacher, where the sentence on an experiment of the notes does not say so."""
+        taught_by = {tuple(sorted(run.teacher_digests)): self.members(run) for run in runs}
         ensembles = [members for members in taught_by.values() if len(members) > 1]
         right = sorted(100 * ensemble(members).right.mean() for members in ensembles)
-        if not ensembles:
-            return []
+        remarks = []
         if len(ensembles) == 1:
             *names, last = (f"{m.recipe}/{m.name}/seed-{m.seed}" for m in ensembles[0])
             names = f"{', '.join(names)} and {last}"
-            remarks = [f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %"]
-            if len(taught_by) == 1 < len(runs):
-                remarks.append(
-                    f"one ensemble taught all seeds of {name}: its interval leaves out the chance "
-                    "in the teachers' training"
-                )
+            remarks.append(f"the ensemble of {names} has a test accuracy of {right[0]:.2f} %")
+        elif ensembles:
+            remarks.append(
+                f"the {len(ensembles)} ensembles that taught {name} have test accuracies of "
+                f"{right[0]:.2f} to {right[-1]:.2f} %"
+            )
+        teachers = [digest for run in runs for digest in set(run.teacher_digests)]
+        if name in NAMES or len(set(teachers)) == len(teachers):
             return remarks
-        members = [member.weights_sha256 for each in ensembles for member in each]
-        shared = "; they share teachers, so its interval is too narrow"
-        return [
-            f"the {len(ensembles)} ensembles that taught {name} have test accuracies of "
-            f"{right[0]:.2f} to {right[-1]:.2f} %{shared * (len(set(members)) < len(members))}"
-        ]
+        if len(taught_by) == 1:
+            one = "ensemble" if len(set(teachers)) > 1 else "teacher"
+            shared = f"one {one} taught all seeds of {name}, whose interval leaves out the chance "
+            return [*remarks, f"{shared}in the training of that {one}"]
+        return [*remarks, f"seeds of {name} share teachers, so its interval is too narrow"]
 
     def _other_than(self, recipe: str) -> list[str]:
         """Which of the notes' networks were not trained as the recipe says, in words; and which
@@ -448,11 +458,9 @@ def more_than_the_loss(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
     """In what they differ besides, in words; of which seeds if not of all."""
     seeds = defaultdict(list)
     for a, b in pairs:
-        seeds[in_words(a.settings, b.settings, LOSS_ALONE)].append(str(b.seed))
+        seeds[in_words(a.settings, b.settings, LOSS_ALONE)].append(b.seed)
     seeds.pop("", None)
-    return [
-        what + f" (seed {', '.join(of)})" * (len(of) < len(pairs)) for what, of in seeds.items()
-    ]
+    return [_with_seeds(what, of, pairs) for what, of in seeds.items()]
 
 
 def gap_recovered(trio: Trio) -> Estimate | None:

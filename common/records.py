@@ -166,14 +166,20 @@ def read_all(root: Path) -> tuple[list[Record], list[str]]:
 
     Unfinished runs are among the records, without predictions, and among the problems.
     """
-    folders = {path.parent for name in ("config.json", "log.csv") for path in root.rglob(name)}
-    found, problems = [], []
+    errors: list[OSError] = []
+    folders = [
+        Path(folder)
+        for folder, inner, files in os.walk(root, onerror=errors.append)
+        if not {"config.json", "log.csv"}.isdisjoint(inner + files)
+    ]
+    denied = (error for error in errors if isinstance(error, PermissionError))
+    found, problems = [], [f"{error.filename}: left out, {error.strerror}" for error in denied]
     for folder in sorted(folders):
         try:
             found.append(read(folder))
         except Unreadable as error:
             words = textwrap.shorten(str(error), 400)
-            if (folder / "last.pt").exists() and not isinstance(error, Foreign):
+            if os.path.exists(folder / "last.pt") and not isinstance(error, Foreign):
                 words += "; the same command with --resume makes it again"
             problems.append(words)
     records: dict[tuple[str, str, int], Record] = {}

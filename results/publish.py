@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common.config import RESULTS_DIR, Parser
 from common.errors import UserError, script
 from common.records import Unreadable, read
+from common.run import file_digest
 
 GRID, VAL_GRID = 8, 2  # logits become multiples of 1 / grid, which float16 holds
 DEEP, DEEPEST = 6, 11  # below an image's greatest logit
@@ -48,10 +49,14 @@ def publish(folder: Path, root: Path, weights: bool = False) -> Path:
     """Copy what a report needs of a finished run to `root`/RECIPE/NAME/seed-K; return that."""
     try:
         run = read(folder)
-    except Unreadable as error:
+        digest = file_digest(folder / "best.pt") if weights else run.weights_sha256
+    except (Unreadable, OSError) as error:
         raise UserError(f"cannot publish {folder}", str(error), "see there") from error
     if not run.complete:
         raise UserError(f"cannot publish {folder}", "it is unfinished", "go on with --resume")
+    if digest != run.weights_sha256:
+        why = "its best.pt is not the one that it left"
+        raise UserError(f"cannot publish {folder}", why, "train it again, with --overwrite")
     settings = json.dumps(run.config | {"data_dir": None}, indent=2) + "\n"
     if '"/' in settings:
         why = "its config.json names a path outside the project"

@@ -13,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import fake
 import numpy as np
@@ -801,8 +802,8 @@ def test_an_ensemble_of_teachers_answers_with_the_mean_of_their_logits(small, re
     text = (tmp_path / "out" / "report.md").read_text()
     assert text.count(words) == 1
     for name in ("student-ensemble", "student-ensemble-mine"):
-        words = f"one ensemble taught all seeds of {name}: its interval leaves out the "
-        assert text.count(f"- {words}chance in the teachers' training\n") == 1
+        words = f"one ensemble taught all seeds of {name}, whose interval leaves out the chance in "
+        assert text.count(f"- {words}the training of that ensemble\n") == 1
     row = table.set_index("name").loc["student-ensemble"]
     agreement = [100 * (run.predicted == answers.argmax(1)).mean() for run in students]
     assert row["agreement_with_teacher"] == pytest.approx(np.mean(agreement))
@@ -827,7 +828,45 @@ def test_several_ensembles_are_one_line(small, undrawn, capsys, second):
     accuracies = f"test accuracies of {right[1]:.2f} to {right[0]:.2f} %"
     assert f"the 2 ensembles that taught student-ensemble have {accuracies}" in printed
     assert printed.count("ensembles that taught") == 1 and "the ensemble of" not in printed
-    assert ("they share teachers" in printed) == (second == (1, 2))
+    words = "seeds of student-ensemble share teachers, so its interval is too narrow"
+    assert (words in printed) == (second == (1, 2))
+
+
+@pytest.mark.parametrize("teachers", ["012 012 012", "012 120 201", "0 0 0"])
+def test_a_teacher_or_an_ensemble_of_all_seeds_is_named(tmp_path, undrawn, capsys, teachers):
+    fake.write_experiment(tmp_path / "runs", 3, **SMALL)
+    for seed, members in enumerate(teachers.split()):
+        digests = "+".join(f"teacher-resnet-{member}" for member in members)
+        fake.write_run(tmp_path / "runs", "student-mine", seed, teacher_sha256=digests, **SMALL)
+    assert analyze.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    one = "teacher" if teachers == "0 0 0" else "ensemble"
+    words = f"one {one} taught all seeds of student-mine, whose interval leaves out the chance in "
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count(f"{words}the training of that {one}") == 1
+    assert "ensembles" not in printed and "share teachers" not in printed
+
+
+def test_what_is_said_of_a_teacher_is_said_of_the_seeds_it_taught(tmp_path, reported):
+    root = tmp_path / "runs"
+    fake.write_experiment(root, 3, **SMALL)
+    fake.write_run(root, "teacher-resnet", 7, recipe="best", **SMALL)
+    elsewhere = root / "notes" / "student-resnet" / "seed-2" / "config.json"
+    change(elsewhere, teacher_sha256="teacher-resnet-7")
+    for seed, teacher in enumerate((0, 2, 2)):
+        taught = {"teacher_sha256": f"teacher-resnet-{teacher}"} | SMALL
+        fake.write_run(root, "student-mine", seed, **taught)
+        fake.write_run(root, "student-more", seed, teacher_sha256="teacher-resnet-7", **SMALL)
+    code, _, errors = reported(root)
+    assert code == 0, errors
+    page = (tmp_path / "out" / "report.md").read_text()
+    for words in (
+        "student-mine (seed 1, 2) had another teacher than student-resnet of its seed",
+        "student-more (seed 0, 1) had another teacher than student-resnet of its seed",
+        "seeds of student-mine share teachers, so its interval is too narrow",
+        "student-resnet (seed 2), student-more were taught by best/teacher-resnet/seed-7",
+    ):
+        assert page.count(f"- {words}\n") == 1, words
+    assert "the student's teachers of recipes best and notes 9" in page
 
 
 def test_a_teacher_is_known_by_its_weights_not_by_its_seed(small, reported):
@@ -970,6 +1009,23 @@ def test_with_a_teacher_of_ones_own_the_notes_networks_are_not_missed(tmp_path, 
     comparison = compare.Comparison(records.read_all(root)[0])
     beside = comparison.drawn_beside("notes")["student-cnn-mine-mine"]
     assert set(beside) == {"baseline", "student-cnn-mine"}
+
+
+def test_a_folder_that_may_not_be_entered_is_named(small, reported, monkeypatch):
+    closed, scandir = small / "notes" / "student-resnet" / "seed-1", os.scandir
+
+    def denied(path):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    closed.chmod(0)
+    if os.geteuid() == 0:  # nothing is denied to root
+        monkeypatch.setattr(os, "scandir", denied)
+    code, table, errors = reported(small)
+    closed.chmod(0o755)
+    assert code == 1 and f"{closed}: left out, Permission denied\n" in errors
+    assert left_out(table) == {("student-resnet", 1)}
 
 
 def test_a_run_in_another_networks_folder_is_named(small, reported):
@@ -1325,18 +1381,22 @@ def test_a_lent_teacher_is_not_what_a_missing_network_is_to_be_like(tmp_path, re
     )
 
 
-def test_of_the_report_that_was_there_no_figure_is_left(small, undrawn):
+@pytest.mark.parametrize("recipe", ["notes", "my recipe (2)"])
+def test_of_the_report_that_was_there_no_figure_is_left(small, undrawn, recipe):
     out = small.parent / "out"
+    (small / "notes").rename(small / recipe)
+    for path in small.rglob("config.json"):
+        change(path, recipe=recipe)
     analyze.main(["--runs", str(small), "--out", str(out)])
     (out / "figures" / "mine.png").write_bytes(b"")
     before = set(tree(out / "figures"))
     for name in ("baseline", "student-resnet"):
-        shutil.rmtree(small / "notes" / name)
+        shutil.rmtree(small / recipe / name)
     analyze.main(["--runs", str(small), "--out", str(out)])
     page = (out / "report.md").read_text()
     left = set(tree(out / "figures"))
     assert left < before and "mine.png" in left
-    assert all(Path(name).stem in page for name in left - {"mine.png"})
+    assert all(quote(Path(name).stem) in page for name in left - {"mine.png"})
 
 
 def test_a_page_that_is_no_report_of_ours_stays_with_its_pictures(small, undrawn, tmp_path):
