@@ -26,7 +26,13 @@ import pandas as pd
 
 from common import claims, plots, stats
 from common.claims import Trio, Verdict
-from common.compare import Comparison, agreement_table, gap_recovered, more_than_the_loss
+from common.compare import (
+    Comparison,
+    agreement_table,
+    gap_recovered,
+    more_than_the_loss,
+    otherwise_taught,
+)
 from common.config import RESULTS_DIR, RUNS_DIR, Parser, named_teachers
 from common.data import CLASSES, load
 from common.errors import UserError, script, warn
@@ -320,20 +326,21 @@ def own_controls(comparison: Comparison, recipe: str, name: str) -> list[Trio]:
 
 
 def gain_beside(comparison: Comparison, trio: Trio) -> str:
-    """The gain, and what is unequal in the loss's settings."""
+    """The gain, and what is unequal in the loss's settings, and the teacher."""
     words = gain_in_words(comparison, trio)
-    unequal = LOSS_SETTINGS.intersection(comparison.unequal_settings(trio))
-    return f"{words} (other {', '.join(sorted(unequal))})" if unequal else words
+    unequal = sorted(LOSS_SETTINGS.intersection(comparison.unequal_settings(trio)))
+    unequal += ["teacher"] * bool(otherwise_taught(trio))
+    return f"{words} (other {', '.join(unequal)})" if unequal else words
 
 
 def difference_in_words(comparison: Comparison, trio: Trio) -> str:
     """Of two networks that are no baselines of the notes."""
     count = len(trio.students)
     seeds = f"{count} seeds" if count > 1 else "one seed"
-    unequal = ", ".join(comparison.unequal_settings(trio))
+    unequal = comparison.unequal_settings(trio) + ["teacher"] * bool(otherwise_taught(trio))
     return (
         f"{trio.students[0].name} − {trio.baselines[0].name}: {signed(claims.gain(trio))} points, "
-        f"{seeds}" + (f"; they differ in {unequal}, too" if unequal else "")
+        f"{seeds}" + (f"; they differ in {', '.join(unequal)}, too" if unequal else "")
     )
 
 
@@ -383,7 +390,7 @@ COLUMNS_EXPLAINED = (
     "for each student; the table has all.",
     "gain on plain distillation: on the student of loss kd whose settings in training are "
     "nearest, of several on the best on held-out images; student-resnet unless another is named; "
-    "(other alpha): that setting of the loss differs, too.",
+    "(other alpha, teacher): these differ, too.",
     "gain on a control that differs in the loss alone: on another baseline, or another student of "
     "kd and the same teacher, with these settings and on this device; what differs of the loss's "
     "own settings is named.",

@@ -297,11 +297,7 @@ class Comparison:
                 seeds, teachers = map(dict.fromkeys, zip(*strangers, strict=True))
                 taught[", ".join(teachers)].append(_with_seeds(name, seeds, runs))
             trio = self.against_kd(recipe, name)
-            pairs = trio.pairs() if trio else []
-            seeds = [
-                own.seed for kd, own in pairs if own.teacher_digests not in ([], kd.teacher_digests)
-            ]
-            if seeds:
+            if trio and (seeds := otherwise_taught(trio)):
                 who, plain = _with_seeds(name, seeds, runs), trio.baselines[0].name
                 remarks.append(f"{who} had another teacher than {plain} of its seed")
             remarks += self._taught(name, runs)
@@ -452,6 +448,12 @@ class Comparison:
             "delta_kd_high": delta_kd.high,
             "pairs_kd": len(kd.students) if kd else 0,
         }
+
+
+def otherwise_taught(trio: Trio) -> list[int]:
+    """The seeds whose two students had different teachers."""
+    pairs = ((a.teacher_digests, b.teacher_digests, b.seed) for a, b in trio.pairs())
+    return [seed for a, b, seed in pairs if a and b and sorted(a) != sorted(b)]
 
 
 def more_than_the_loss(pairs: Sequence[tuple[Record, Record]]) -> list[str]:

@@ -867,6 +867,8 @@ def test_what_is_said_of_a_teacher_is_said_of_the_seeds_it_taught(tmp_path, repo
     ):
         assert page.count(f"- {words}\n") == 1, words
     assert "the student's teachers of recipes best and notes 9" in page
+    told = re.findall(r"^\| ([\w-]+) \|.* \(other teacher\) \|", page, re.MULTILINE)
+    assert told == ["student-mine", "student-more"]
 
 
 def test_a_teacher_is_known_by_its_weights_not_by_its_seed(small, reported):
