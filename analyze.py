@@ -328,16 +328,21 @@ def own_controls(comparison: Comparison, recipe: str, name: str) -> list[Trio]:
 def gain_beside(comparison: Comparison, trio: Trio) -> str:
     """The gain, and what is unequal in the loss's settings, and the teacher."""
     words = gain_in_words(comparison, trio)
-    unequal = sorted(LOSS_SETTINGS.intersection(comparison.unequal_settings(trio)))
-    unequal += ["teacher"] * bool(otherwise_taught(trio))
+    besides = {*LOSS_SETTINGS, "teacher"}
+    unequal = [each for each in unequal_beside(comparison, trio) if each in besides]
     return f"{words} (other {', '.join(unequal)})" if unequal else words
+
+
+def unequal_beside(comparison: Comparison, trio: Trio) -> list[str]:
+    """In what its pairs differ where the loss alone is to be compared."""
+    return comparison.unequal_settings(trio) + ["teacher"] * bool(otherwise_taught(trio))
 
 
 def difference_in_words(comparison: Comparison, trio: Trio) -> str:
     """Of two networks that are no baselines of the notes."""
     count = len(trio.students)
     seeds = f"{count} seeds" if count > 1 else "one seed"
-    unequal = comparison.unequal_settings(trio) + ["teacher"] * bool(otherwise_taught(trio))
+    unequal = unequal_beside(comparison, trio)
     return (
         f"{trio.students[0].name} − {trio.baselines[0].name}: {signed(claims.gain(trio))} points, "
         f"{seeds}" + (f"; they differ in {', '.join(unequal)}, too" if unequal else "")

@@ -321,7 +321,7 @@ class Comparison:
     def _taught(self, name: str, runs: Sequence[Record]) -> list[str]:
         """How accurate the ensembles are that taught a network, and whether its seeds share a
         teacher, where the sentence on an experiment of the notes does not say so."""
-        taught_by = {tuple(sorted(run.teacher_digests)): self.members(run) for run in runs}
+        taught_by = {run.teacher_digests: self.members(run) for run in runs}
         ensembles = [members for members in taught_by.values() if len(members) > 1]
         right = sorted(100 * ensemble(members).right.mean() for members in ensembles)
         remarks = []
@@ -381,8 +381,10 @@ class Comparison:
         return ensemble(members) if members else None
 
     def members(self, run: Record) -> list[Record]:
-        """A student's teacher, or those of its ensemble; none if one is not among the runs."""
+        """A student's teacher, or those of its ensemble in the order of their folders; none if one
+        is not among the runs."""
         known = [self.teachers[d] for d in run.teacher_digests if d in self.teachers]
+        known.sort(key=lambda teacher: teacher.folder)
         return known if len(known) == len(run.teacher_digests) else []
 
     @cached_property
@@ -453,7 +455,7 @@ class Comparison:
 def otherwise_taught(trio: Trio) -> list[int]:
     """The seeds whose two students had different teachers."""
     pairs = ((a.teacher_digests, b.teacher_digests, b.seed) for a, b in trio.pairs())
-    return [seed for a, b, seed in pairs if a and b and sorted(a) != sorted(b)]
+    return [seed for a, b, seed in pairs if a and b and a != b]
 
 
 def more_than_the_loss(pairs: Sequence[tuple[Record, Record]]) -> list[str]:

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,8 @@ class Interrupted(KeyboardInterrupt):
 
 class StopSignals:
     """SIGINT and SIGTERM end the run at the next `check`, at the latest at the end of the block; a
-    second one calls `at_once` and ends the process."""
+    second one calls `at_once` and ends the process. The same within half a second is no second
+    one: `timeout`, `make` and batch systems signal a process and then its group."""
 
     def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
         self.received: int | None = None
@@ -54,10 +56,12 @@ class StopSignals:
             self.check()
 
     def _handle(self, number: int, _: object) -> None:
-        if self.received is not None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._since = number, now
+        elif number != self.received or now - self._since > 0.5:
             self.at_once()
             os._exit(128 + number)
-        self.received = number
 
     def check(self) -> None:
         if self.received is not None:

@@ -88,10 +88,11 @@ class Record:
         return self.config["role"]
 
     @property
-    def teacher_digests(self) -> list[str]:
-        """Of a student: the digest of its teacher's best.pt, or of each of an ensemble."""
+    def teacher_digests(self) -> tuple[str, ...]:
+        """Of a student: the digest of its teacher's best.pt, or of each of an ensemble, sorted: in
+        whatever order they are named, they teach the same."""
         digests = self.config.get("teacher_sha256")
-        return digests.split("+") if digests else []
+        return tuple(sorted(digests.split("+"))) if digests else ()
 
     @property
     def stages(self) -> list[tuple[pd.DataFrame, dict[str, Any]]]:

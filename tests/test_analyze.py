@@ -846,6 +846,25 @@ def test_a_teacher_or_an_ensemble_of_all_seeds_is_named(tmp_path, undrawn, capsy
     assert "ensembles" not in printed and "share teachers" not in printed
 
 
+def test_an_ensemble_is_the_same_in_another_order(tmp_path, reported):
+    root = tmp_path / "runs"
+    fake.write_experiment(root, 4, **SMALL)
+    better = {"errors": 0.5 * fake.ERRORS}
+    for seed in range(4):
+        for name, digests, more in (
+            ("student-ensemble", "teacher-resnet-0+teacher-resnet-1", {}),
+            ("student-others", "teacher-resnet-2+teacher-resnet-3", better),
+            ("student-ensemble-dkd", "teacher-resnet-1+teacher-resnet-0", {"loss": "dkd"}),
+        ):
+            fake.write_run(root, name, seed, teacher_sha256=digests, **SMALL | more)
+    code, table, errors = reported(root)
+    assert code == 0, errors
+    assert table.set_index("name").loc["student-ensemble-dkd", "kd"] == "student-ensemble"
+    comparison = compare.Comparison(records.read_all(root)[0])
+    equal = comparison.against_equal("notes", "student-ensemble-dkd")
+    assert {trio.baselines[0].name for trio in equal} == {"baseline", "student-ensemble"}
+
+
 def test_what_is_said_of_a_teacher_is_said_of_the_seeds_it_taught(tmp_path, reported):
     root = tmp_path / "runs"
     fake.write_experiment(root, 3, **SMALL)

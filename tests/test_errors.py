@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -73,6 +74,32 @@ def test_interruptions_have_the_exit_codes_of_their_signals(monkeypatch, capfd):
     assert outcome(failing(Interrupted(15)), monkeypatch, capfd) == (143, [])
     assert outcome(lambda: None, monkeypatch, capfd) == (0, [])
     assert outcome(lambda: 1, monkeypatch, capfd) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("second", "pause", "said"),
+    [("SIGTERM", 0, "stopped"), ("SIGTERM", 0.7, "at once"), ("SIGINT", 0, "at once")],
+)
+def test_a_signal_that_comes_twice_at_once_is_one(second, pause, said):
+    """As `timeout` sends it, to the process and its group; a later one ends it there and then."""
+    code = f"""if True:
+        import os, signal, time
+        from common.errors import StopSignals, script
+        def main():
+            try:
+                with StopSignals(at_once=lambda: print("at once", flush=True)) as stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep({pause})
+                    os.kill(os.getpid(), signal.{second})
+                    stop.check()
+            finally:
+                print("stopped")
+        script(main)
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{said}\n", "")
+    number = signal.SIGTERM if said == "stopped" else getattr(signal, second)
+    assert done.returncode == 128 + number
 
 
 def run(code: str, stdout: object) -> subprocess.Popen:

@@ -120,19 +120,25 @@ def test_a_signal_ends_the_scripts(run_scripts, command, code):
     assert [child.returncode for child in run_scripts.children] == [code]
 
 
-def test_two_signals_at_once_end_the_scripts_too():
-    """As of `make`, which passes on what has reached this process by itself."""
-    code = """if True:
-        import os, signal, subprocess
+@pytest.mark.parametrize("pause", [0, 0.7])
+def test_two_signals_end_the_scripts_too(pause):
+    """At once, as of `make`, which passes on what has reached this process by itself; and later,
+    as of a user who does not wait."""
+    code = f"""if True:
+        import os, signal, subprocess, time
         from pathlib import Path
         import reproduce
         from common.config import BaselineConfig
-        def wait(*_):
-            for _ in range(2):
-                os.kill(os.getpid(), signal.SIGTERM)
+        from common.errors import script
+        def wait(children, stop, _):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep({pause})
+            os.kill(os.getpid(), signal.SIGTERM)
+            stop.check()
         reproduce.start = lambda *_: subprocess.Popen(["sleep", "60"])
         reproduce.wait_for_one = wait
-        reproduce.run_all([reproduce.Job(Path(), "baseline", "it", BaselineConfig())], [], 1)
+        job = reproduce.Job(Path(), "baseline", "it", BaselineConfig())
+        script(lambda: reproduce.run_all([job], [], 1))
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=50)
     assert done.returncode == 143  # and it was over: what it started holds its output open
