@@ -43,7 +43,8 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
             if run.weights_sha256 == copy.weights_sha256
         ]
         problems += [
-            f"{run.folder} has a teacher that is not among these runs"
+            f"{run.folder} has a teacher that is not among these runs: what needs its answers is "
+            "left out"
             for run in runs
             if run.role == "student" and not comparison.teacher_of(run)
         ]

@@ -151,8 +151,8 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     interval = welch.confidence_interval()
     words = (
         "Under `notes` distillation gains about a point. Under `best`, where the small CNN alone "
-        "is better, it gains perhaps {:.1f} points: {:.2f} points less (95 % interval {:.2f} to "
-        "{:.2f}, Welch's), or "
+        "is better, it gains perhaps {:.1f} points. The two gains differ by {:.2f} points (95 % "
+        "interval {:.2f} to {:.2f}, Welch's), against"
     )
     less = np.mean(of_notes) - np.mean(of_best), *interval
     assert words.format(np.mean(of_best), *less) in readme
@@ -371,7 +371,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     taught = claims.gain(comparison.trio("best", "student-ensemble-deeper-cnn"))
     as_much = claims.gain(comparison.trio("best", "baseline-deeper-cnn", against="student-resnet"))
     assert as_much.low < 0 < as_much.high, "cannot be told"
-    words = "student of one ResNet it cannot be told ({:+.2f} [{:+.2f}, {:+.2f}])"
+    words = "from `student-resnet` it cannot be told ({:+.2f} [{:+.2f}, {:+.2f}])"
     assert words.format(*as_much[:3]) in readme
     words = "Alone it gains {:+.2f} [{:+.2f}, {:+.2f}] over the small CNN"
     assert words.format(*deep[:3]) in readme
@@ -459,8 +459,8 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     last_row = re.search(r"`notes` minus `best` \|[^|]+\| ([^|]+) \| ([^|]+) \|", readme)
     words = "{:.2f} [{:.2f}, {:.2f}]"
     assert last_row.groups() == (words.format(*less), words.format(middle, *ends))
-    less_in_words = words.replace("f}", "f} less", 1).format(middle, *ends)
-    assert f"or {less_in_words} against ten baselines of each recipe." in readme
+    less_in_words = words.format(middle, *ends)
+    assert f"Welch's), against ten baselines of each recipe by {less_in_words}." in readme
     words = (
         f"[five others](#two-recipes-eight-claims) of the same settings the gains are {interval}"
     )
@@ -496,15 +496,15 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
     assert np.isfinite(cells).all()
     text = (ROOT / "README.md").read_text()
     for temperature, of_seeds in zip((1, 2, 4, 8), cells.transpose(1, 2, 0), strict=True):
-        words = (", ".join(f"{value:.2f}" for value in of_alpha) for of_alpha in of_seeds)
+        words = (f"{of.mean():.2f} ± {of.std(ddof=1):.2f}" for of in of_seeds)
         assert f"\n| {temperature} | {' | '.join(words)} |\n" in text
     on_gpu = rows[rows.device_name == "NVIDIA H200"]
     assert set(on_gpu.seed) == {100} and len(on_gpu) == 12
     assert set(rows.device_name) == {"NVIDIA H200", "Intel Xeon"}
     readme = " ".join(text.split())
     alone = rows[rows.alpha == 0].set_index("seed").val_accuracy[[100, 101, 102, 103, 104]]
-    words = "alone has {:.2f}, {:.2f}, {:.2f}, {:.2f} and {:.2f}, all on the CPU."
-    assert words.format(*alone) in readme
+    words = "alone has {:.2f} ± {:.2f}, all on the CPU."
+    assert words.format(alone.mean(), alone.std()) in readme
 
     seeds, temperatures, alphas = (
         cells.mean(tuple({0, 1, 2} - {axis}), keepdims=True) for axis in range(3)
