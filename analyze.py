@@ -33,7 +33,7 @@ from common.compare import (
     more_than_the_loss,
     otherwise_taught,
 )
-from common.config import RESULTS_DIR, RUNS_DIR, Parser, named_teachers
+from common.config import RESULTS_DIR, RUNS_DIR, Parser, is_finished, named_teachers
 from common.data import CLASSES, load
 from common.errors import UserError, script, warn
 from common.missing import missing
@@ -57,6 +57,7 @@ from common.records import (
     own_settings,
     read,
     read_all,
+    run_folders,
 )
 from common.stats import Estimate
 
@@ -93,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     readme = read_readme(args.readme) if args.readme else ""
 
-    root = args.runs or (RUNS_DIR if any(RUNS_DIR.rglob("summary.json")) else RESULTS_DIR)
-    if root == RESULTS_DIR and not args.runs and any(RUNS_DIR.rglob("config.json")):
+    own = run_folders(RUNS_DIR)
+    root = args.runs or (RUNS_DIR if any(map(is_finished, own)) else RESULTS_DIR)
+    if root == RESULTS_DIR and not args.runs and own:
         warn(f"no run in {RUNS_DIR} is finished: this report is on the published ones")
     records, problems = read_all(root)
     lent = lent_teachers(records)
@@ -536,8 +538,8 @@ def blocks(
     images = test_images(trios[0].baselines[0].labels) if trios else None
     if trios and images is None:
         yield Text(
-            "The gallery of images is left out: it needs the data set that the runs were tested "
-            "on. python -m common.data fetches it."
+            "The gallery of images is left out: the data set that the runs were tested on is not "
+            "here. python -m common.data fetches it, or says what is wrong with it."
         )
     for trio in trios:
         yield Heading(f"Where they differ: experiment {trio.experiment}, recipe {trio.recipe}")
@@ -845,8 +847,10 @@ def write_report(
         if isinstance(block, Picture):
             (figures / f"{block.name}.png").write_bytes(block.png)
             (figures / f"{block.name}.svg").write_bytes(block.svg)
-    (folder / "report.html").write_text(to_html(TITLE, page), encoding="utf-8")
-    (folder / "report.md").write_text(to_markdown(TITLE, page, "figures"), encoding="utf-8")
+    pages = {"html": to_html(TITLE, page), "md": to_markdown(TITLE, page, "figures")}
+    for ending, text in pages.items():  # which may name a folder whose name is no UTF-8
+        path = folder / f"report.{ending}"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def pictures_of(report: Path) -> list[str]:

@@ -6,7 +6,8 @@
 Counted is training, with the teacher's answers that it asks for; loading, setting up and evaluating
 (once an epoch) are not, and are printed beside. The teacher is given. The schedule is one short
 cosine; only mirrored views, so that the teacher has little to answer. Test images decide when to
-stop: this measures speed, not accuracy. Other flags are train_student.py's.
+stop: this measures speed, not accuracy. Other flags are train_student.py's, but for --seed and
+those of the run folder.
 """
 
 import json

@@ -54,9 +54,9 @@ class Trio:
         """Teachers, baselines and students under the names of their rows."""
         return {runs[0].name: runs for runs in (self.teachers, self.baselines, self.students)}
 
-    def students_by_teacher(self) -> Counter[str | None]:
-        """How many students each teacher has, by the digest that they recorded."""
-        return Counter(student.config.get("teacher_sha256") for student in self.students)
+    def students_by_teacher(self) -> Counter[tuple[str, ...]]:
+        """How many students each teacher has, or each ensemble, by the digests they recorded."""
+        return Counter(student.teacher_digests for student in self.students)
 
     def pairs(self) -> list[tuple[Record, Record]]:
         return list(zip(self.baselines, self.students, strict=True))
@@ -67,7 +67,7 @@ class Trio:
         return [
             (teachers[digest], base, student)
             for base, student in self.pairs()
-            if (digest := student.config.get("teacher_sha256")) in teachers
+            if (digest := "+".join(student.teacher_digests)) in teachers
         ]
 
 

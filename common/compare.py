@@ -344,8 +344,9 @@ class Comparison:
         return [*remarks, f"seeds of {name} share teachers, so its interval is too narrow"]
 
     def _other_than(self, recipe: str) -> list[str]:
-        """Which of the notes' networks were not trained as the recipe says, in words; and which
-        others deviate in the same way, as all do in a short look."""
+        """Which of the notes' networks were not trained as the recipe says, in words; and of the
+        others those that deviate in the same way, as all do in a short look, or have no baseline.
+        """
         named: dict[str, list[str]] = defaultdict(list)
         for name, runs in self.of(recipe).items():  # the notes' first
             role, _, arch = name.partition("-")

@@ -144,11 +144,9 @@ def path(text: str) -> str:
 def run_folder(text: str) -> str:
     """A path at which there is a folder, or can be one."""
     whole = Path(path(text))
-    for part in (whole, *whole.parents):
-        if os.path.lexists(part):
-            if not os.path.isdir(part):
-                raise argparse.ArgumentTypeError(f"{str(part)!r} is not a folder")
-            break
+    there = next(filter(os.path.lexists, (whole, *whole.parents)))
+    if not os.path.isdir(there):
+        raise argparse.ArgumentTypeError(f"{str(there)!r} is not a folder")
     return text
 
 

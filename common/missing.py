@@ -19,7 +19,7 @@ from common.config import (
     differing,
     is_finished,
 )
-from common.records import LOSS_SETTINGS, NOT_SETTINGS, Record, network_folder
+from common.records import FOUND_BY, LOSS_SETTINGS, NOT_SETTINGS, Record, network_folder
 
 SMALL = BaselineConfig.arch  # the notes' small network
 
@@ -91,20 +91,25 @@ def _absent(comparison: Comparison, recipe: str, root: Path) -> Iterator[str]:
             teachers = _teachers(comparison, recipe, arch)
         like = _to_be_like(comparison, recipe, config, teachers)
         place = _place(name, like)
-        if any(place.glob("*")):
+        if _is_there(place):
             outside = not place.is_relative_to(os.path.abspath(root))
             if outside and is_finished(place) and like.folder not in comparison.lent:
                 yield (
                     f"{name} of recipe {recipe} is not below {root}, but {place} holds one: name "
                     "a folder above both with --runs"
                 )
-            continue  # else a damaged run, and named as such
+            continue
         ways = []
         if name == "baseline" and (others := comparison.alone(recipe)):
             ways.append(f"rename the folder {others[0]} to {name} if it is that")
         teacher = teachers.get(like.seed, next(iter(teachers.values()), None))
         ways.append(_command(config, place, like, teacher))
         yield _line(f"{name} of recipe {recipe} is missing", *ways)
+
+
+def _is_there(place: Path) -> bool:
+    """Whether a folder holds a run; an unfinished or damaged one is named as such elsewhere."""
+    return any(os.path.lexists(place / name) for name in FOUND_BY)
 
 
 def _teachers(comparison: Comparison, recipe: str, arch: str) -> dict[int, Record]:
@@ -137,8 +142,8 @@ def _unpaired(comparison: Comparison, recipe: str) -> Iterator[str]:
                     unpaired[other, run.seed].append(run)
     for (other, seed), runs in unpaired.items():
         like, place = replace(groups[other][0], seed=seed), _place(other, runs[0])
-        if any(place.glob("*")):
-            continue  # unfinished or damaged, and named as such
+        if _is_there(place):
+            continue
         config, teacher = BaselineConfig(arch=like.config["arch"]), None
         if like.role == "student":
             config = StudentConfig(loss="kd", arch=like.config["arch"])

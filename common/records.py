@@ -13,7 +13,7 @@ import os
 import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from common import stats
 from common.config import FREE, LOG_COLUMNS, NAME, SIZE, WARNED, differing, is_finished, read_json
 
 CLASS_COUNT = 10
+FOUND_BY = {"config.json", "log.csv", "last.pt"}  # any of them makes a folder a run's
 # Order of the rows and of the colours; runs of other names come after these.
 NAMES = ("teacher-resnet", "teacher-cnn", "baseline", "student-resnet", "student-cnn")
 # What the report takes from config.json, and its types.
@@ -148,7 +149,7 @@ def ensemble(members: Sequence[Record]) -> Record:
     return dataclasses.replace(
         members[0],
         name="ensemble",
-        weights_sha256="+".join(member.weights_sha256 for member in members),
+        weights_sha256="+".join(sorted(member.weights_sha256 for member in members)),
         logits=np.mean([member.logits for member in members], axis=0),
         val_logits=np.mean([member.val_logits for member in members], axis=0),
     )
@@ -162,20 +163,29 @@ class Foreign(Unreadable):
     """Settings that are no run's, or not of the run that its folder is named after."""
 
 
+def run_folders(root: Path, onerror: Callable[[OSError], object] | None = None) -> list[Path]:
+    """Every folder below `root` that holds files of a run. Links are followed, but for those to a
+    folder that is below `root` by itself."""
+    names = {os.path.realpath(folder): folder for folder, _, _ in os.walk(root)}
+    found = []
+    for folder, inner, files in os.walk(root, onerror=onerror, followlinks=True):
+        if names.setdefault(os.path.realpath(folder), folder) != folder:
+            inner.clear()
+        elif not FOUND_BY.isdisjoint(inner + files):
+            found.append(Path(folder))
+    return sorted(found)
+
+
 def read_all(root: Path) -> tuple[list[Record], list[str]]:
     """Every run below `root`, ordered by recipe, network and seed; and what was wrong with others.
 
     Unfinished runs are among the records, without predictions, and among the problems.
     """
     errors: list[OSError] = []
-    folders = [
-        Path(folder)
-        for folder, inner, files in os.walk(root, onerror=errors.append)
-        if not {"config.json", "log.csv"}.isdisjoint(inner + files)
-    ]
+    folders = run_folders(root, errors.append)
     denied = (error for error in errors if isinstance(error, PermissionError))
     found, problems = [], [f"{error.filename}: left out, {error.strerror}" for error in denied]
-    for folder in sorted(folders):
+    for folder in folders:
         try:
             found.append(read(folder))
         except Unreadable as error:
@@ -284,14 +294,10 @@ def read_results(folder: Path, epochs: int) -> dict[str, Any]:
 def _check(config: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:
     """Raise ValueError unless `config` has values of such types, and numbers that are sizes."""
     for key, kind in types.items():
-        value = config.get(key)
-        if isinstance(value, bool) or not isinstance(value, kind):
+        value, least = config.get(key), int(key in SIZE | {"epochs"})
+        right = isinstance(value, kind) and not isinstance(value, bool)
+        if not right or (isinstance(value, NUMBER) and not least <= value < 1e15):
             raise ValueError(f"its {key} is {value!r}")
-        if isinstance(value, NUMBER) and not 0 <= value < 1e15:
-            raise ValueError(f"its {key} is {value!r}")
-    for key in SIZE | {"epochs"}:
-        if config.get(key) == 0:
-            raise ValueError(f"its {key} is 0")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def rounded(logits: np.ndarray, grid: int) -> np.ndarray:
     """Logits (N, 10), none more than DEEPEST below the greatest of its row and less the least of
     it, as float16 multiples of 1 / grid, or of COARSER / grid more than DEEP below.
 
-    A tie that this makes is undone.
+    A tie that would change the predicted class is undone.
     """
     greatest = logits.max(1, keepdims=True)
     grids = np.where(logits < greatest - DEEP, grid / COARSER, grid)

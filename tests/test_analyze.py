@@ -783,10 +783,11 @@ def test_a_run_has_its_name_from_wherever_it_is_read(small, inside, monkeypatch)
 
 
 def test_an_ensemble_of_teachers_answers_with_the_mean_of_their_logits(small, reported, tmp_path):
-    digests = "+".join(f"teacher-resnet-{seed}" for seed in range(2))
+    digests = [f"teacher-resnet-{seed}" for seed in range(2)]
     for seed in range(2):
         for name in ("student-ensemble", "student-ensemble-mine"):
-            fake.write_run(small, name, seed, teacher_sha256=digests, **SMALL)
+            fake.write_run(small, name, seed, teacher_sha256="+".join(digests), **SMALL)
+        digests.reverse()  # in another order it is the same ensemble
     code, table, _ = reported(small)
     assert code == 0
     teachers, baselines, students = (
@@ -1049,6 +1050,39 @@ def test_a_folder_that_may_not_be_entered_is_named(small, reported, monkeypatch)
     assert left_out(table) == {("student-resnet", 1)}
 
 
+def test_linked_runs_are_read_once(small, reported, tmp_path):
+    """From another disk, say; and not again what is there by itself."""
+    own, other = small / "notes", tmp_path / "disk"
+    shutil.move(own / "baseline", other)
+    (own / "baseline").symlink_to(other)
+    shutil.move(own / "student-resnet" / "seed-1", tmp_path / "student")
+    (own / "student-resnet" / "seed-1").symlink_to(tmp_path / "student")
+    (small / "latest").symlink_to(own / "student-resnet" / "seed-0")
+    (own / "all").symlink_to(small)
+    code, table, errors = reported(small)
+    assert code == 0, errors
+    assert list(zip(table.name, table.seeds, table.pairs, strict=True)) == [
+        ("teacher-resnet", 2, 0), ("baseline", 2, 0), ("student-resnet", 2, 2)
+    ]  # fmt: skip
+
+
+def test_runs_that_are_links_are_found_without_flags(small, undrawn, monkeypatch, tmp_path, capsys):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "notes").symlink_to(small / "notes")
+    monkeypatch.setattr(analyze, "RUNS_DIR", tmp_path / "own")
+    assert analyze.main(["--out", str(tmp_path / "out")]) == 0
+    assert f"runs in {tmp_path / 'own'}\n" in capsys.readouterr().out
+
+
+def test_a_folder_whose_name_is_no_utf8_is_named(small, tmp_path):
+    strange = Path(os.fsdecode(b"caf\xe9"))
+    shutil.move(small / "notes" / "baseline" / "seed-1", small / "notes" / strange)
+    done = run_script("analyze.py", "--runs", small, "--out", tmp_path / "out", check=1)
+    assert "is no name for a recipe or a network" in done.stderr
+    for name in ("report.html", "report.md"):
+        assert r"notes/caf\udce9" in (tmp_path / "out" / name).read_text()
+
+
 def test_a_run_in_another_networks_folder_is_named(small, reported):
     folder = small / "notes" / "student-resnet" / "seed-1"
     change(folder / "config.json", name="student-ensemble")
@@ -1228,6 +1262,15 @@ def test_a_missing_network_is_named_with_the_command_that_makes_it(small, report
     page = (small.parent / "out" / "report.md").read_text()
     assert f"{name} of recipe notes is missing" in page
     assert "No experiment of the notes is whole yet" in page
+    place = small / "notes" / name / "seed-0"
+    place.mkdir(parents=True)
+    (place / ".lock").touch()  # all that a run leaves that found the disk full
+    assert reported(small)[2] == errors
+    (place / "last.pt").touch()  # of an --overwrite that was killed
+    code, _, errors = reported(small)
+    assert code == 1 and f"{name} of recipe notes is missing" not in errors
+    words = "config.json: missing; the same command with --resume makes it again"
+    assert f"warning: {place / words}\n" in errors
 
 
 def test_plain_distillation_is_made_without_a_hint_of_ones_own(small, reported, monkeypatch):
