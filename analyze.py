@@ -33,7 +33,7 @@ from common.compare import (
     more_than_the_loss,
     otherwise_taught,
 )
-from common.config import RESULTS_DIR, RUNS_DIR, Parser, is_finished, named_teachers
+from common.config import RESULTS_DIR, RUNS_DIR, Parser, is_finished, named_teachers, no_folder
 from common.data import CLASSES, load
 from common.errors import UserError, script, warn
 from common.missing import missing
@@ -94,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     readme = read_readme(args.readme) if args.readme else ""
 
+    if not args.runs and (why := no_folder(RUNS_DIR)):
+        raise UserError("cannot read your runs", why, "put that right, or use --runs results")
     own = run_folders(RUNS_DIR)
     root = args.runs or (RUNS_DIR if any(map(is_finished, own)) else RESULTS_DIR)
     if root == RESULTS_DIR and not args.runs and own:

@@ -144,10 +144,20 @@ def path(text: str) -> str:
 def run_folder(text: str) -> str:
     """A path at which there is a folder, or can be one."""
     whole = Path(path(text))
-    there = next(filter(os.path.lexists, (whole, *whole.parents)))
-    if not os.path.isdir(there):
-        raise argparse.ArgumentTypeError(f"{str(there)!r} is not a folder")
+    if why := no_folder(whole):
+        raise argparse.ArgumentTypeError(why)
     return text
+
+
+def no_folder(place: Path) -> str:
+    """Why no folder can be at a path, in words; empty if one can, or is."""
+    there = next(filter(os.path.lexists, (place, *place.parents)))
+    if os.path.isdir(there):
+        return ""
+    why = f"{str(there)!r} is not a folder"
+    if not os.path.exists(there):
+        why += f", but a link to {os.readlink(there)}, which is not there"
+    return why
 
 
 def one_of(*names: str) -> Callable[[str], str]:

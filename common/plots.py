@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 from scipy.special import softmax
 
 from common import stats
@@ -114,7 +114,9 @@ def _logarithmic(axes: Axes) -> None:
     """The first epochs would flatten the rest; a loss of one's own may be 0 or below, though."""
     if axes.lines and not any(np.any(line.get_ydata() <= 0) for line in axes.lines):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axes.get_ylim()
+        narrow = high < 5 * low  # where 1, 2 and 5 would be one tick or none
+        axes.yaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_ylabel(f"{axes.get_ylabel()}, log scale")
@@ -191,7 +193,8 @@ def own_curves(groups: Groups, beside: dict[str, list[str]]) -> Figure:
     lines, handles = [], {}
     others = dict.fromkeys(itertools.chain(*beside.values()))
     own = (name for name in others if name not in STYLES)  # baselines, plain distillation
-    styles = STYLES | dict(zip(own, itertools.cycle(OWN_STYLES[::3]), strict=False))  # not black
+    free = (style for style in OWN_STYLES if style.color != "#000000")  # that is the title's
+    styles = STYLES | dict(zip(own, itertools.cycle(free), strict=False))
     for (loss, held_out), (name, those) in zip(panels, beside.items(), strict=False):
         for each in (*those, name):
             color, line, _ = Style("black", "-", "") if each == name else styles[each]

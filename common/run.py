@@ -43,6 +43,7 @@ from common.config import (
     differing,
     is_finished,
     named_teachers,
+    no_folder,
     read_json,
 )
 from common.device import together
@@ -214,7 +215,7 @@ def read_teacher(path: Path) -> Teacher:
         if (path.parent / "config.json").exists() and not is_finished(path.parent):
             raise ValueError("its training is not finished: go on with it first")
         if not {"arch", "role", "weights"} <= content.keys():
-            raise ValueError("it is not the best.pt of a run")
+            raise ValueError("it is not the best.pt of a run, which has arch, role and weights")
         arch, role, weights = content["arch"], content["role"], content["weights"]
         if not isinstance(arch, str) or not isinstance(weights, dict):
             raise ValueError("it is not the best.pt of a run")
@@ -224,8 +225,8 @@ def read_teacher(path: Path) -> Teacher:
             raise ValueError(f"its architecture {arch!r} is none of {', '.join(NETWORKS)}")
         network = build(arch)
         expected = network.state_dict()
-        if weights.keys() != expected.keys():
-            raise ValueError(f"its weights are not those of a {arch}")
+        if other := sorted(map(str, weights.keys() ^ expected.keys())):
+            raise ValueError(f"its weights are not those of a {arch}, as to {other[0]}")
         for key, value in expected.items():
             if not isinstance(weights[key], torch.Tensor):
                 raise ValueError(f"its {key} is not a tensor")
@@ -237,9 +238,13 @@ def read_teacher(path: Path) -> Teacher:
             if not weights[key].isfinite().all():
                 raise ValueError(f"its {key} is not finite")
         network.load_state_dict(weights)
-    except (OSError, ValueError) as error:
+        count_multiply_adds(network)  # raises for another number of classes
+    except (OSError, ValueError, RuntimeError) as error:  # the last of a forward pass
         why = str(error)
-        what_to_do = "name the folder of a run of train_teacher.py, or its best.pt, with --teacher"
+        what_to_do = (
+            "name the folder of a run of train_teacher.py, or its best.pt, with --teacher (of "
+            "another program's teacher README.md says how it is saved)"
+        )
         if isinstance(error, FileNotFoundError):
             why = "there is no such file"
             if is_finished(path.parent):
@@ -267,6 +272,8 @@ class Run:
         self._last_is_damaged = False
         self._lock = FileLock(self.folder / ".lock")
         try:
+            if why := no_folder(folder):
+                raise NotADirectoryError(why)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._refuse_other_things()
             self._claim()

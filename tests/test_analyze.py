@@ -1074,6 +1074,14 @@ def test_runs_that_are_links_are_found_without_flags(small, undrawn, monkeypatch
     assert f"runs in {tmp_path / 'own'}\n" in capsys.readouterr().out
 
 
+def test_a_link_to_runs_that_are_not_there_is_no_report_on_others(monkeypatch, tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(analyze, "RUNS_DIR", tmp_path / "runs")
+    with pytest.raises(UserError, match=f"a link to {tmp_path / 'disk'}, which is not there; "):
+        analyze.main(["--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_whose_name_is_no_utf8_is_named(small, tmp_path):
     strange = Path(os.fsdecode(b"caf\xe9"))
     shutil.move(small / "notes" / "baseline" / "seed-1", small / "notes" / strange)

@@ -242,6 +242,16 @@ def test_losses_are_drawn_logarithmically_unless_one_is_not_above_zero():
     assert (loss.get_yscale(), parts.get_yscale()) == ("log", "linear")
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.5, 3, 30])
+def test_a_logarithmic_axis_has_ticks_however_narrow_it_is(spread):
+    run = fake.record("baseline", 0, **SMALL)
+    run.log["train_loss"] = np.linspace(1.02, 1.02 * (1 + spread), len(run.log))
+    loss, *_ = plots.curves("notes", {"baseline": [run]}).axes
+    low, high = loss.get_ylim()
+    assert sum(low <= tick <= high for tick in loss.get_yticks()) >= 2
+    assert loss.get_yscale() == "log"
+
+
 @pytest.mark.parametrize(("epochs", "marker"), [(1, "."), (2, "")])
 def test_a_run_of_one_epoch_is_drawn_as_a_point(epochs, marker):
     runs = {"baseline": [fake.record("baseline", 0, count=200, epochs=epochs)]}
@@ -284,6 +294,7 @@ def test_networks_of_ones_own_are_drawn_each_beside_those_it_compares_with(tmp_p
             assert axes.lines[-1].get_ydata() == pytest.approx(mean)
             drawn = {(line.get_color(), str(line.get_linestyle())) for line in axes.lines}
             assert len(drawn) == len(others) + 1  # each in its own way
+            assert len({color for color, _ in drawn}) == len(drawn)  # and colour
     assert not any(axes.axison for axes in panels)
     assert "bands: lowest to highest" in figure.legends[0].get_title().get_text()
     first = {name: runs[:1] for name, runs in groups.items()}

@@ -526,10 +526,13 @@ def test_one_writer_at_a_time(tmp_path):
 def test_a_folder_that_cannot_be_one_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder" / ".lock").mkdir(parents=True)
-    for folder in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / "folder"):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for folder in ("file", "file/run", "folder", "link/notes/baseline/seed-0"):
+        folder = tmp_path / folder
         with pytest.raises(UserError, match=f"cannot use {folder} as a run folder; ") as failure:
             open_with(folder)
         assert failure.value.exit_code == 2
+    assert f"a link to {tmp_path / 'nowhere'}, which is not there; choose" in str(failure.value)
 
 
 def test_the_command_that_resumes_is_quoted_and_says_resume_once(tmp_path, monkeypatch):

@@ -387,6 +387,13 @@ def test_the_readmes_teacher_of_another_program_teaches(runs, tiny_data, tmp_pat
     shutil.copytree(runs[0] / "baseline", "runs/notes/baseline")
     config = json.loads(Path("runs/notes/student-tiny/seed-3/config.json").read_text())
     assert config["name"] == "student-tiny"
+    nine = nn.Sequential(Normalize(), nn.Flatten(), nn.Linear(784, 9))
+    monkeypatch.setitem(common.models.NETWORKS, "tiny", lambda: nine)
+    names["network"] = nine
+    exec(next(each for each in code if '"role": "teacher"' in each), names)
+    with pytest.raises(UserError, match=r"best.pt as the teacher; of one image it makes \(1, 9\)"):
+        train_student.main([*flags, "--out", "nine"])
+    assert not Path("nine").exists()
     done = run_script("analyze.py", "--runs", "runs", "--out", "report", check=1)
     words = "has a teacher that is not among these runs: what needs its answers is left out"
     assert f"student-tiny/seed-3 {words}" in done.stderr
