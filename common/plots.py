@@ -115,8 +115,11 @@ def _logarithmic(axes: Axes) -> None:
     if axes.lines and not any(np.any(line.get_ydata() <= 0) for line in axes.lines):
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        narrow = high < 5 * low  # where 1, 2 and 5 would be one tick or none
-        axes.yaxis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5))
+            if high > 5 * low
+            else MaxNLocator(5, steps=(1, 2, 5, 10))  # of the others there may be one, or none
+        )
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_ylabel(f"{axes.get_ylabel()}, log scale")
