@@ -94,11 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     readme = read_readme(args.readme) if args.readme else ""
 
-    if not args.runs and (why := no_folder(RUNS_DIR)):
-        raise UserError("cannot read your runs", why, "put that right, or use --runs results")
-    own = run_folders(RUNS_DIR)
+    own = []
+    if not args.runs:
+        if why := no_folder(RUNS_DIR):
+            what_to_do = f"put that right, or use --runs {RESULTS_DIR}"
+            raise UserError("cannot read your runs", why, what_to_do)
+        own = run_folders(RUNS_DIR)
     root = args.runs or (RUNS_DIR if any(map(is_finished, own)) else RESULTS_DIR)
-    if root == RESULTS_DIR and not args.runs and own:
+    if root == RESULTS_DIR and own:
         warn(f"no run in {RUNS_DIR} is finished: this report is on the published ones")
     records, problems = read_all(root)
     lent = lent_teachers(records)

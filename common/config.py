@@ -156,7 +156,7 @@ def no_folder(place: Path) -> str:
         return ""
     why = f"{str(there)!r} is not a folder"
     if not os.path.exists(there):
-        why += f", but a link to {os.readlink(there)}, which is not there"
+        why += f", but a broken link to {os.readlink(there)}"
     return why
 
 

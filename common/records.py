@@ -26,7 +26,8 @@ from common import stats
 from common.config import FREE, LOG_COLUMNS, NAME, SIZE, WARNED, differing, is_finished, read_json
 
 CLASS_COUNT = 10
-FOUND_BY = {"config.json", "log.csv", "last.pt"}  # any of them makes a folder a run's
+CHECKPOINTS = {"last.pt", "previous.pt"}
+FOUND_BY = {"config.json", "log.csv"} | CHECKPOINTS  # any of them makes a folder a run's
 # Order of the rows and of the colours; runs of other names come after these.
 NAMES = ("teacher-resnet", "teacher-cnn", "baseline", "student-resnet", "student-cnn")
 # What the report takes from config.json, and its types.
@@ -164,15 +165,24 @@ class Foreign(Unreadable):
 
 
 def run_folders(root: Path, onerror: Callable[[OSError], object] | None = None) -> list[Path]:
-    """Every folder below `root` that holds files of a run. Links are followed, but for those to a
-    folder that is below `root` by itself."""
-    names = {os.path.realpath(folder): folder for folder, _, _ in os.walk(root)}
-    found = []
-    for folder, inner, files in os.walk(root, onerror=onerror, followlinks=True):
-        if names.setdefault(os.path.realpath(folder), folder) != folder:
-            inner.clear()
-        elif not FOUND_BY.isdisjoint(inner + files):
-            found.append(Path(folder))
+    """Every folder below `root` that holds files of a run, in order. Links are followed, but for
+    those to a folder that is there by itself, or within another link's."""
+    found, seen, starts = [], set(), [os.fspath(root)]
+    while starts:  # the root, then its links, then the links behind these
+        links = []
+        # A folder before those within it, and of one folder's links always the same.
+        for start in sorted(starts, key=lambda path: (os.path.realpath(path), path)):
+            for folder, inner, files in os.walk(start, onerror=onerror):
+                if (real := os.path.realpath(folder)) in seen:
+                    inner.clear()
+                    continue
+                seen.add(real)
+                names = inner + files  # a broken link counts as a file
+                if not FOUND_BY.isdisjoint(names):
+                    found.append(Path(folder))
+                    names = inner
+                links += filter(os.path.islink, (os.path.join(folder, name) for name in names))
+        starts = links
     return sorted(found)
 
 
@@ -183,14 +193,20 @@ def read_all(root: Path) -> tuple[list[Record], list[str]]:
     """
     errors: list[OSError] = []
     folders = run_folders(root, errors.append)
-    denied = (error for error in errors if isinstance(error, PermissionError))
+    denied = (
+        error
+        for error in errors
+        if isinstance(error, PermissionError)
+        or (isinstance(error, FileNotFoundError) and os.path.islink(error.filename))
+    )
     found, problems = [], [f"{error.filename}: left out, {error.strerror}" for error in denied]
     for folder in folders:
         try:
             found.append(read(folder))
         except Unreadable as error:
             words = textwrap.shorten(str(error), 400)
-            if os.path.exists(folder / "last.pt") and not isinstance(error, Foreign):
+            resumable = any(os.path.exists(folder / name) for name in CHECKPOINTS)
+            if resumable and not isinstance(error, Foreign):
                 words += "; the same command with --resume makes it again"
             problems.append(words)
     records: dict[tuple[str, str, int], Record] = {}

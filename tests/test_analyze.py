@@ -1059,11 +1059,20 @@ def test_linked_runs_are_read_once(small, reported, tmp_path):
     (own / "student-resnet" / "seed-1").symlink_to(tmp_path / "student")
     (small / "latest").symlink_to(own / "student-resnet" / "seed-0")
     (own / "all").symlink_to(small)
+    whole = [("teacher-resnet", 2, 0), ("baseline", 2, 0), ("student-resnet", 2, 2)]
     code, table, errors = reported(small)
     assert code == 0, errors
-    assert list(zip(table.name, table.seeds, table.pairs, strict=True)) == [
-        ("teacher-resnet", 2, 0), ("baseline", 2, 0), ("student-resnet", 2, 2)
-    ]  # fmt: skip
+    assert list(zip(table.name, table.seeds, table.pairs, strict=True)) == whole
+    shutil.move(own, tmp_path / "notes")
+    own.symlink_to(tmp_path / "notes")
+    code, table, errors = reported(small)  # nothing is there by itself any more
+    assert code == 0, errors
+    assert list(zip(table.name, table.seeds, table.pairs, strict=True)) == whole
+    shutil.move(tmp_path / "student", tmp_path / "elsewhere")
+    code, table, errors = reported(small)
+    place = own / "student-resnet" / "seed-1"
+    assert code == 1 and f"warning: {place}: left out, No such file or directory\n" in errors
+    assert left_out(table) == {("student-resnet", 1)}
 
 
 def test_runs_that_are_links_are_found_without_flags(small, undrawn, monkeypatch, tmp_path, capsys):
@@ -1077,7 +1086,7 @@ def test_runs_that_are_links_are_found_without_flags(small, undrawn, monkeypatch
 def test_a_link_to_runs_that_are_not_there_is_no_report_on_others(monkeypatch, tmp_path):
     (tmp_path / "runs").symlink_to(tmp_path / "disk")
     monkeypatch.setattr(analyze, "RUNS_DIR", tmp_path / "runs")
-    with pytest.raises(UserError, match=f"a link to {tmp_path / 'disk'}, which is not there; "):
+    with pytest.raises(UserError, match=f"a broken link to {tmp_path / 'disk'}; "):
         analyze.main(["--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
@@ -1274,11 +1283,13 @@ def test_a_missing_network_is_named_with_the_command_that_makes_it(small, report
     place.mkdir(parents=True)
     (place / ".lock").touch()  # all that a run leaves that found the disk full
     assert reported(small)[2] == errors
-    (place / "last.pt").touch()  # of an --overwrite that was killed
-    code, _, errors = reported(small)
-    assert code == 1 and f"{name} of recipe notes is missing" not in errors
-    words = "config.json: missing; the same command with --resume makes it again"
-    assert f"warning: {place / words}\n" in errors
+    for checkpoint in ("last.pt", "previous.pt"):  # of an --overwrite that was killed
+        (place / checkpoint).touch()
+        code, _, errors = reported(small)
+        assert code == 1 and f"{name} of recipe notes is missing" not in errors
+        words = "config.json: missing; the same command with --resume makes it again"
+        assert f"warning: {place / words}\n" in errors
+        (place / checkpoint).unlink()
 
 
 def test_plain_distillation_is_made_without_a_hint_of_ones_own(small, reported, monkeypatch):

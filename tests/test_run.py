@@ -532,7 +532,7 @@ def test_a_folder_that_cannot_be_one_is_refused(tmp_path):
         with pytest.raises(UserError, match=f"cannot use {folder} as a run folder; ") as failure:
             open_with(folder)
         assert failure.value.exit_code == 2
-    assert f"a link to {tmp_path / 'nowhere'}, which is not there; choose" in str(failure.value)
+    assert f"a broken link to {tmp_path / 'nowhere'}; choose" in str(failure.value)
 
 
 def test_the_command_that_resumes_is_quoted_and_says_resume_once(tmp_path, monkeypatch):
