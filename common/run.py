@@ -337,11 +337,13 @@ class Run:
                 leftover.unlink(missing_ok=True)
         present = [name for name in FILES if (self.folder / name).exists()]
         if present and not config.resume and not config.overwrite:
-            state = "a finished" if self.complete else "an unfinished"
+            state, resume = "an unfinished", "go on with it"
+            if self.complete:
+                state, resume = "a finished", "check it"
             raise UserError(
                 f"{self.folder} holds {state} run",
                 "a run is never overwritten in silence",
-                "add --resume to go on with it, --overwrite to replace it, or choose another --out",
+                f"add --resume to {resume}, --overwrite to replace it, or choose another --out",
             )
         if config.resume and present:
             self._resume(present)

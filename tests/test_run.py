@@ -456,10 +456,14 @@ def test_random_bytes_are_a_line_or_made_again(folders, name, content):
 
 
 def test_nothing_is_overwritten_without_being_asked(tmp_path):
-    for make, state in ((begun, "an unfinished run"), (finished, "a finished run")):
+    for make, state, resume in (
+        (begun, "an unfinished run", "go on with it"),
+        (finished, "a finished run", "check it"),
+    ):
         folder = make(tmp_path / make.__name__)
         before = contents(folder)
-        with pytest.raises(UserError, match=f"holds {state}; .*; add --resume .* --overwrite"):
+        words = f"holds {state}; .*; add --resume to {resume}, --overwrite"
+        with pytest.raises(UserError, match=words):
             open_with(folder)
         assert contents(folder) == before
 
