@@ -138,6 +138,15 @@ def gains(trio: claims.Trio) -> list[float]:
     return [100 * (student.right.mean() - base.right.mean()) for base, student in trio.pairs()]
 
 
+def analysis_of_variance(values: np.ndarray) -> float:
+    """p of the levels' means, of (blocks, levels): every level has every block."""
+    blocks, levels = values.shape
+    rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    freedom = levels - 1, (blocks - 1) * (levels - 1)
+    ratio = blocks * values.mean(0).var(ddof=1) / ((rest**2).sum() / freedom[1])
+    return scipy.stats.f.sf(ratio, *freedom)
+
+
 def test_what_the_readme_says_by_hand_is_what_the_runs_say():
     readme = " ".join((ROOT / "README.md").read_text().split())
     comparison = compare.Comparison(records.read_all(RESULTS_DIR)[0])
@@ -358,16 +367,23 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert f"under `best` of ±{min(half):.2f} to ±{max(half):.2f}" in readme
     trio = comparison.trio("best", "student-ensemble")
     of_three = gains(trio)
-    groups = comparison.of("best")
-    ten = groups["baseline"] + groups["baseline-on-cpu"]
-    right = [[100 * run.right.mean() for run in runs] for runs in (trio.students, ten)]
-    welch = scipy.stats.ttest_ind(*right, equal_var=False).confidence_interval()
-    on_ten = np.mean(right[0]) - np.mean(right[1]), *welch
+
+    def accuracies(recipe: str, *names: str) -> np.ndarray:
+        runs = itertools.chain(*(comparison.groups[recipe, name] for name in names))
+        return np.array([100 * run.right.mean() for run in runs])
+
+    def on_ten(recipe: str, student: str) -> tuple[float, float, float]:
+        """Its gain on all ten baselines, unpaired, with Welch's interval."""
+        both = accuracies(recipe, student), accuracies(recipe, "baseline", "baseline-on-cpu")
+        welch = scipy.stats.ttest_ind(*both, equal_var=False).confidence_interval()
+        return both[0].mean() - both[1].mean(), *welch
+
     words = (
         "Under `best` a student of three ResNets gains {:+.2f} [{:+.2f}, {:+.2f}], against ten "
         "baselines {:+.2f} [{:+.2f}, {:+.2f}]; both intervals are too narrow"
     )
-    assert words.format(*claims.gain(trio)[:3], *on_ten) in readme
+    unpaired = on_ten("best", "student-ensemble")
+    assert words.format(*claims.gain(trio)[:3], *unpaired) in readme
     assert f"five seeds gain, by {min(of_three):.2f} to {max(of_three):.2f} points" in readme
     ahead = claims.gain(comparison.against_kd("best", "student-ensemble"))
     assert ahead.low < 0 < ahead.high, "better than the student of one they cannot tell"
@@ -425,16 +441,10 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert under_notes.low > 0 and 0.8 < under_notes.value < claims.gain(notes).value < 1.3
     interval = "{:+.2f} [{:+.2f}, {:+.2f}]"
 
-    def accuracies(recipe: str, *names: str) -> np.ndarray:
-        runs = itertools.chain(*(comparison.groups[recipe, name] for name in names))
-        return np.array([100 * run.right.mean() for run in runs])
-
     def in_table(student: str, recipe: str, on_cpus: stats.Estimate) -> bool:
         usual = claims.gain(comparison.trio(recipe, student))
-        ten = accuracies(recipe, student), accuracies(recipe, "baseline", "baseline-on-cpu")
-        welch = scipy.stats.ttest_ind(*ten, equal_var=False).confidence_interval()
-        unpaired = ten[0].mean() - ten[1].mean(), *welch
-        cells = [interval.format(*each[:3]) for each in (usual, on_cpus, unpaired)]
+        each = usual[:3], on_cpus[:3], on_ten(recipe, student)
+        cells = [interval.format(*figures) for figures in each]
         cells[0] += " ‡" * (student == "student-cnn")
         return f"| `{recipe}`, `{student}` | {' | '.join(cells)} |" in readme
 
@@ -492,11 +502,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     for recipe in ("notes", "best"):
         own = [name for name in comparison.of(recipe) if comparison.role(recipe, name) != "teacher"]
         runs = np.array([accuracies(recipe, name) for name in own])  # (networks, seeds)
-        runs -= runs.mean(1, keepdims=True)
-        seeds = runs.mean(0)
-        free = (len(own) - 1) * 4
-        ratio = len(own) * (seeds**2).sum() / 4 / (((runs - seeds) ** 2).sum() / free)
-        assert scipy.stats.f.sf(ratio, 4, free) > 0.3, "seeds are not seen to matter"
+        assert analysis_of_variance(runs) > 0.3, "seeds are not seen to matter"
     words = "Those of `best` are at {:.2f} %, and there the mean gains stay, in intervals that"
     assert words.format(mean) in readme
     assert lead.low < 0 < lead.high and of_cnn.low < 0 < of_cnn.high, "intervals that contain 0"
@@ -543,18 +549,11 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
     alphas, temperatures = cells.mean(1), cells.mean(2)  # by seed
     assert 0 < temperatures[:, 1].mean() - temperatures[:, 3].mean() < 0.01
     assert (alphas.argmax(1) == 0).all(), "alpha 0.5 has the highest mean in each seed"
-
-    def p(values: np.ndarray) -> float:
-        """Analysis of variance of (seeds, levels): every level has every seed."""
-        rest = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
-        freedom = values.shape[1] - 1, (values.shape[0] - 1) * (values.shape[1] - 1)
-        ratio = values.shape[0] * values.mean(0).var(ddof=1) / ((rest**2).sum() / freedom[1])
-        return scipy.stats.f.sf(ratio, *freedom)
-
-    assert f"chance alone would part alphas so much with p {p(alphas):.3f}; none below" in readme
+    p, p_of_temperatures = map(analysis_of_variance, (alphas, temperatures))
+    assert f"chance alone would part alphas so much with p {p:.3f}; none below" in readme
     words = "means of 1, 2, 4 and 8 are {:.2f}, {:.2f}, {:.2f} and {:.2f}, for {:.2f} alone "
     words += "(p {:.2f})."
-    assert words.format(*temperatures.mean(0), alone.mean(), p(temperatures)) in readme
+    assert words.format(*temperatures.mean(0), alone.mean(), p_of_temperatures) in readme
     taken = cells[:, :, 0]
     later = stats.over_seeds((taken[:, 3] - taken[:, 1]).tolist())
     words = "At alpha 0.5, the one that was taken, they rise with it: {:.2f}, {:.2f}, {:.2f} and "
