@@ -24,7 +24,7 @@ ENV HOME=/tmp USER=distill LOGNAME=distill MPLCONFIGDIR=/tmp/matplotlib MPLBACKE
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTEST_ADDOPTS="-p no:cacheprovider" \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
-COPY pyproject.toml README.md LICENSE *.py ./
+COPY pyproject.toml *.md LICENSE *.py ./
 COPY common ./common
 COPY tests ./tests
 COPY benchmarks ./benchmarks

@@ -88,11 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--readme",
         type=Path,
+        nargs="+",
         metavar="FILE",
-        help="write results, claims and controls between its marks, the picture beside it",
+        default=[],
+        help="write results, claims and controls between their marks, the picture beside them",
     )
     args = parser.parse_args(argv)
-    readme = read_readme(args.readme) if args.readme else ""
+    pages = {path: read_marked(path) for path in args.readme}
 
     own = []
     if not args.runs:
@@ -120,12 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     try:
         write_report(args.out, comparison, verdicts, problems)
-        if readme:
-            readme = fill(readme, "results", results_in_brief(comparison))
-            readme = fill(readme, "controls", own_in_brief(comparison))
-            shown = [(trio.recipe, trio.experiment) for trio in comparison.main_experiments()]
-            readme = fill(readme, "claims", claims_in_brief({key: verdicts[key] for key in shown}))
-            write_readme(args.readme, readme, comparison)
+        for path, text in pages.items():
+            write_marked(path, text, comparison, verdicts)
     except OSError as error:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
 
@@ -870,7 +868,7 @@ def pictures_of(report: Path) -> list[str]:
 
 
 def results_in_brief(comparison: Comparison) -> str:
-    """The README's first screen: the networks of the notes, beside those of the recipes."""
+    """README's first screen: the networks of the notes, beside those of the recipes."""
     shown = {
         recipe: {row["network"]: row for row in results_rows(comparison, recipe)}
         for recipe in comparison.main_recipes
@@ -897,10 +895,10 @@ def results_in_brief(comparison: Comparison) -> str:
     parts = [
         *told,
         words,
+        "![Test accuracy by epoch](results/headline.svg)",
         ONE_SEED_EXPLAINED if ONE_SEED in "".join([*told, words]) else "",
         *(f"{UNEQUAL.strip()} {' and '.join(of)}: {what}" for what, of in unequal.items()),
         as_they_chose(trios),
-        "![Test accuracy by epoch](results/headline.svg)",
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -933,34 +931,46 @@ def claims_in_brief(verdicts: dict[tuple[str, int], dict[str, Verdict]]) -> str:
     return markdown_table(["", "what the notes claim", *columns], rows)
 
 
-def read_readme(path: Path) -> str:
-    """Its text. Raises UserError if a mark is missing."""
-    marks = [mark for pair in README_MARKS.values() for mark in pair]
-    what_to_do = f"put {', '.join(marks)} into it, in this order"
+def read_marked(path: Path) -> str:
+    """A page's text. Raises UserError unless it has marks of ours, each pair of them whole."""
+    pairs = [f"{start} and {end}" for start, end in README_MARKS.values()]
+    what_to_do = f"put {', or '.join(pairs)} into it"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}", str(error), what_to_do) from error
-    places = [text.find(mark) for mark in marks]
-    if -1 in places or places != sorted(places):
-        raise UserError(f"{path} has no place for results", "its marks are missing", what_to_do)
+    places = [tuple(map(text.find, pair)) for pair in README_MARKS.values()]
+    there = [place for place in places if place != (-1, -1)]
+    if not there or not all(0 <= start < end for start, end in there):
+        why = "a mark has no other after it" if there else "its marks are missing"
+        raise UserError(f"{path} has no place for results", why, what_to_do)
     return text
 
 
-def fill(readme: str, part: str, content: str) -> str:
-    """The README with what stands between the marks of `part` replaced."""
-    start, end = README_MARKS[part]
-    before, after = readme.partition(start)[0], readme.partition(end)[2]
-    return f"{before}{start}\n{content}\n{end}{after}"
-
-
-def write_readme(path: Path, text: str, comparison: Comparison) -> None:
-    picture = path.parent / "results" / "headline.svg"
-    picture.parent.mkdir(exist_ok=True)
-    pictured = {recipe: comparison.of(recipe) for recipe in comparison.main_recipes}
-    for trio in comparison.main_experiments():
-        pictured[trio.recipe] = trio.groups()
-    picture.write_bytes(to_bytes(plots.headline(pictured), "svg"))
+def write_marked(
+    path: Path,
+    text: str,
+    comparison: Comparison,
+    verdicts: dict[tuple[str, int], dict[str, Verdict]],
+) -> None:
+    """The page with what stands between its marks replaced, and the picture of the results."""
+    trios = comparison.main_experiments()
+    shown = {key: verdicts[key] for key in ((trio.recipe, trio.experiment) for trio in trios)}
+    content = {
+        "results": results_in_brief(comparison),
+        "claims": claims_in_brief(shown),
+        "controls": own_in_brief(comparison),
+    }
+    for part, (start, end) in README_MARKS.items():
+        if start in text:
+            before, after = text.partition(start)[0], text.partition(end)[2]
+            text = f"{before}{start}\n{content[part]}\n{end}{after}"
+    if README_MARKS["results"][0] in text:
+        picture = path.parent / "results" / "headline.svg"
+        picture.parent.mkdir(exist_ok=True)
+        pictured = {recipe: comparison.of(recipe) for recipe in comparison.main_recipes}
+        pictured |= {trio.recipe: trio.groups() for trio in trios}
+        picture.write_bytes(to_bytes(plots.headline(pictured), "svg"))
     scratch = path.with_name(f".{path.name}.tmp")  # it holds more than what is written here
     scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)

@@ -184,7 +184,7 @@ def soft_loss(text: str) -> str:
     if isinstance(own, nn.Module) and any(part.requires_grad for part in own.parameters()):
         raise argparse.ArgumentTypeError(
             f"{text!r} has parameters, and the student's alone are trained: register them with it, "
-            "as the README's hint does"
+            "as the hint of EXTENDING.md does"
         )
     return text
 

@@ -243,7 +243,7 @@ def read_teacher(path: Path) -> Teacher:
         why = str(error)
         what_to_do = (
             "name the folder of a run of train_teacher.py, or its best.pt, with --teacher (of "
-            "another program's teacher README.md says how it is saved)"
+            "another program's teacher EXTENDING.md says how it is saved)"
         )
         if isinstance(error, FileNotFoundError):
             why = "there is no such file"

@@ -32,6 +32,12 @@ settings.register_profile("ours", database=None, deadline=None)
 settings.load_profile("ours")
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = ROOT / "tests" / "child.py"
+# README.md and what it leads to.
+PAGES = tuple(ROOT / name for name in ("README.md", "EXTENDING.md", "results/README.md"))
+
+
+def pages() -> str:
+    return "\n".join(page.read_text() for page in PAGES)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

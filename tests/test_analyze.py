@@ -1904,8 +1904,29 @@ def test_a_former_recipe_is_no_part_of_the_first_screen(small, reported, tmp_pat
     assert "**Experiment 2, recipe best-v1: " in readme.read_text()  # there is no other
 
 
+def test_a_page_gets_the_parts_whose_marks_it_has(small, reported, tmp_path):
+    whole, part = tmp_path / "README.md", tmp_path / "pages" / "README.md"
+    whole.write_text(MARKED)
+    part.parent.mkdir()
+    part.write_text("\n".join(["# Controls", *MARKS[4:], "tail\n"]))
+    fake.write_run(small, "student-mine", 0, teacher_sha256="teacher-resnet-0", lr=0.05, **SMALL)
+    reported(small, "--readme", whole, part)
+    of_whole, of_part = (page.read_text().partition(MARKS[4])[2] for page in (whole, part))
+    assert part.read_text().startswith(f"# Controls\n{MARKS[4]}\n")
+    assert "| student-mine | 1 | " in of_part and of_part.endswith(f"{MARKS[5]}\ntail\n")
+    assert of_part.partition(MARKS[5])[0] == of_whole.partition(MARKS[5])[0]
+    assert list(part.parent.iterdir()) == [part]  # the picture is the results'
+
+
 @pytest.mark.parametrize(
-    "text", ["# Title\n", MARKED.split("old")[0], "\n".join(MARKS[::-1]), None]
+    "text",
+    [
+        "# Title\n",
+        MARKED.split("old")[0],
+        MARKED.replace(MARKS[-1], ""),
+        "\n".join(MARKS[::-1]),
+        None,
+    ],
 )
 def test_a_readme_without_its_marks_is_refused_before_anything_is_written(small, tmp_path, text):
     readme, out = tmp_path / "README.md", tmp_path / "out"
@@ -1922,13 +1943,14 @@ def test_the_readme_and_its_picture_are_current_with_the_published_results(
 ):
     monkeypatch.setattr(plots, "headline", HEADLINE)
     monkeypatch.setattr(analyze, "to_bytes", to_bytes)
-    readme = ROOT / "README.md"
-    copy = tmp_path / "README.md"
-    copy.write_bytes(readme.read_bytes())
-    analyze.main(
-        ["--runs", str(RESULTS_DIR), "--out", str(tmp_path / "out"), "--readme", str(copy)]
-    )
-    assert copy.read_text() == readme.read_text()
+    names = ("README.md", "results/README.md")
+    (tmp_path / "results").mkdir()
+    pages = [shutil.copy(ROOT / name, tmp_path / name) for name in names]
+    words = ["--runs", RESULTS_DIR, "--out", tmp_path / "out", "--readme", *pages]
+    analyze.main([*map(str, words)])
+    texts = [page.read_text() for page in pages]
+    assert texts == [(ROOT / name).read_text() for name in names]
+    assert all(mark in "".join(texts) for mark in MARKS)
     number = re.compile(r"-?\d+\.\d+")  # the last digit is the processor's
     drawn, published = (
         (folder / "headline.svg").read_text() for folder in (tmp_path / "results", RESULTS_DIR)

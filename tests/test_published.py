@@ -27,7 +27,7 @@ from common.models import build
 from common.run import file_digest
 from common.run import load as load_checkpoint
 from common.run import save as save_checkpoint
-from conftest import ROOT, only_line, run_script
+from conftest import only_line, pages, run_script
 from results import flip, publish
 
 TEACHERS = ("teacher-resnet", "teacher-cnn")
@@ -148,7 +148,7 @@ def analysis_of_variance(values: np.ndarray) -> float:
 
 
 def test_what_the_readme_says_by_hand_is_what_the_runs_say():
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    readme = " ".join(pages().split())
     comparison = compare.Comparison(records.read_all(RESULTS_DIR)[0])
     notes, best = comparison.main_experiments()
     assert all(len(runs) == 5 for trio in (notes, best) for runs in trio.groups().values())
@@ -174,10 +174,11 @@ def test_what_the_readme_says_by_hand_is_what_the_runs_say():
         ]
     )
     words = (
-        "by which the settings of `best` were chosen, `student-resnet` gains "
+        "n the held-out images, by which the settings of `best` were chosen, {} "
         "{:+.2f} [{:+.2f}, {:+.2f}]"
     )
-    assert words.format(*held_out[:3]) in readme
+    for who in ("`student-resnet` gains", "it is"):
+        assert words.format(who, *held_out[:3]) in readme
     (alone, teacher), (alone_best, teacher_best) = (
         [100 * np.mean([run.right.mean() for run in runs]) for runs in (t.baselines, t.teachers)]
         for t in (notes, best)
@@ -290,7 +291,7 @@ def test_where_the_published_runs_are_from_is_what_the_readme_says():
         "`student-ensemble`, from both"
     )
     counts = len(gpus) - len(moved), len(configs) - len(gpus), len(moved)
-    assert words.format(len(configs), *counts) in " ".join((ROOT / "README.md").read_text().split())
+    assert words.format(len(configs), *counts) in " ".join(pages().split())
 
 
 def test_what_the_scripts_tell_to_expect_is_what_was_published():
@@ -312,7 +313,7 @@ def test_the_published_runs_stay_below_20_megabytes():
 
 
 def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    readme = " ".join(pages().split())
     comparison = compare.Comparison(records.read_all(RESULTS_DIR)[0])
     notes, best = comparison.main_experiments()
     of_three, own_device = [], []
@@ -336,8 +337,8 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     words = (
         "without a teacher may do as much: training for twice as many epochs gains "
         "{:+.2f} [{:+.2f}, {:+.2f}], against baselines of [the same device]"
-        "(#controls-and-other-losses) {:+.2f} [{:+.2f}, {:+.2f}]; label smoothing gains "
-        "{:+.2f} [{:+.2f}, {:+.2f}]"
+        "(results/README.md#controls-and-other-losses) {:+.2f} [{:+.2f}, {:+.2f}]; label "
+        "smoothing gains {:+.2f} [{:+.2f}, {:+.2f}]"
     )
     assert words.format(*longer[:3], *beside[:3], *smoothed[:3]) in readme
     assert beside.low < 0 < longer.low, "may do as much"
@@ -412,10 +413,14 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert words.format(max(small), *better[:3]) in readme
     runs = comparison.groups["best", deeper]
     assert len(runs) == 5 and len({run.config["teacher_sha256"] for run in runs}) == 1
-    deeper, small, resnet = (
-        comparison.groups["best", name][0].config["multiply_adds"]
-        for name in ("baseline-deeper-cnn", "baseline", "teacher-resnet")
+    names = ("baseline-deeper-cnn", "baseline", "teacher-resnet")
+    configs = [comparison.groups["best", name][0].config for name in names]
+    deeper, small, resnet = (config["multiply_adds"] for config in configs)
+    fewer = configs[2]["parameters"] / configs[1]["parameters"], resnet / small
+    words = (
+        "has {:.1f} times fewer parameters than the ResNet, and {:.1f} times fewer multiply-adds."
     )
+    assert words.format(*fewer) in readme
     words = "as many parameters, {:.1f} times the multiply-adds, {:.2f} times those of the ResNet."
     assert words.format(deeper / small, deeper / resnet) in readme
     assert "`deep-cnn` of nine (alone 94.66 %, taught 94.87) by held-out" in readme
@@ -450,15 +455,16 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
 
     assert in_table("student-resnet", "notes", under_notes)
     assert in_table("student-cnn", "notes", of_cnn)
-    assert f"is partly luck: those five are at {mean:.2f} %, five earlier" in readme
-    assert "earlier ones from the GPU, replaced since, were at 92.24 %" in readme
+    of_table = 100 * np.mean([run.right.mean() for run in notes.baselines])
+    words = f"is partly luck: {of_table:.2f} % in the table, {mean:.2f} % from a CPU, 92.24 % in "
+    assert f"{words}five earlier ones from the GPU, replaced since." in readme
     assert "| baseline, seeds 0 to 4 | 93.12 | 92.95 | 92.24 |" in notes_file
     earlier = "+0.08 [-0.19, +0.34]"
     assert f"| {earlier} |" in notes_file
     first = [re.search(rf"^\| {role}, test \|([^|]+\|){{5}}", notes_file, re.M)[0]
              for role in ("student", "baseline")]  # fmt: skip
     first = np.subtract(*(list(map(float, re.findall(r"\d+\.\d+", row))) for row in first))
-    words = f"not yet searched for, gained {interval} and {earlier}."
+    words = f"could tell: {interval}, from CPUs with one teacher of other settings, and {earlier}"
     assert words.format(*stats.over_seeds(first.tolist())[:3]) in readme
     beside = [
         claims.gain(trio)
@@ -467,8 +473,10 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
         if name != "baseline-on-cpu"
     ]
     assert len(beside) == 9 and beside[0].p == claims.gain(best).p
-    words = f"has p {beside[0].p:.3f} by itself, adjusted for nine (Holm) "
-    assert f"{words}{stats.holm([gain.p for gain in beside])[0]:.3f}." in readme
+    adjusted = f"{stats.holm([gain.p for gain in beside])[0]:.3f}"
+    words = f"has p {beside[0].p:.3f} by itself, adjusted for"
+    assert f"{words} nine (Holm) {adjusted}." in readme
+    assert f"{words} the nine networks compared there (Holm) {adjusted};" in readme
     elsewhere = comparison.trio("best", "baseline-on-cpu")
     alike = claims.gain(elsewhere)
     assert -0.3 < alike.low < 0 < alike.high < 0.3 and abs(alike.value) < 0.2
@@ -496,14 +504,15 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     less_in_words = words.format(middle, *ends)
     assert f"Welch's), against ten baselines of each recipe by {less_in_words}." in readme
     words = (
-        f"[five others](#two-recipes-eight-claims) of the same settings the gains are {interval}"
+        "[five others](results/README.md#how-sure-the-gains-are) of the same settings the gains "
+        f"are {interval}"
     )
     assert f"{words} and {interval}.".format(*under_notes[:3], *lead[:3]) in readme
     for recipe in ("notes", "best"):
         own = [name for name in comparison.of(recipe) if comparison.role(recipe, name) != "teacher"]
         runs = np.array([accuracies(recipe, name) for name in own])  # (networks, seeds)
         assert analysis_of_variance(runs) > 0.3, "seeds are not seen to matter"
-    words = "Those of `best` are at {:.2f} %, and there the mean gains stay, in intervals that"
+    words = "`best` from a CPU are at {:.2f} %, and there the mean gains stay, in intervals that"
     assert words.format(mean) in readme
     assert lead.low < 0 < lead.high and of_cnn.low < 0 < of_cnn.high, "intervals that contain 0"
     usual = (comparison.trio("best", student) for student in ("student-resnet", "student-cnn"))
@@ -525,7 +534,7 @@ def test_what_the_readme_says_of_temperature_and_alpha_is_what_the_search_gave()
     searched = rows.dropna().pivot(index=["seed", "temperature"], columns="alpha")["val_accuracy"]
     cells = searched.to_numpy().reshape(5, 4, 3)  # by seed, temperature, alpha
     assert np.isfinite(cells).all()
-    text = (ROOT / "README.md").read_text()
+    text = pages()
     for temperature, of_seeds in zip((1, 2, 4, 8), cells.transpose(1, 2, 0), strict=True):
         words = (f"{of.mean():.2f} ± {of.std(ddof=1):.2f}" for of in of_seeds)
         assert f"\n| {temperature} | {' | '.join(words)} |\n" in text
@@ -587,7 +596,7 @@ def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
     columns = [column for column in rows if "accuracy" in column]
     np.testing.assert_allclose(again[columns], published[columns], rtol=0, atol=0.03)
 
-    readme = " ".join((ROOT / "README.md").read_text().split())
+    readme = " ".join(pages().split())
     means = rows.groupby("run")[columns].mean()
     of_all_seeds = rows.groupby("run").size().drop([student, "best/teacher-resnet-on-cpu"])
     assert (of_all_seeds == 5).all()
@@ -597,7 +606,7 @@ def test_flip_averaging_is_of_the_published_runs_and_comes_out_again():
     gained = means.test_accuracy_flip - means.test_accuracy
     words = (
         "The ResNets gain {:.2f} by that, `student-ensemble` {:.2f}; no other number here has it "
-        "([results/flip.csv](results/flip.csv), by weights most of which are not published)"
+        "([flip.csv](flip.csv), by weights most of which are not published)"
     )
     of = teacher, "best/student-ensemble"
     assert words.format(*gained[list(of)]) in readme
