@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from common.errors import ROOT, UserError
+from common.errors import ROOT, UserError, warn
 
 RUNS_DIR, RESULTS_DIR = ROOT / "runs", ROOT / "results"
 # Columns of log.csv; accuracies are in percent, train_soft_loss is empty without a teacher.
@@ -318,6 +318,8 @@ class Config:
         folder = Path(config.out or "").name
         if re.fullmatch(r"seed-\d+", folder) and folder != f"seed-{config.seed}":
             parser.error(f"--out ends in {folder}, and --seed is {config.seed}")
+        if "drop" in given and config.schedule != "step":
+            warn(f"--drop does nothing with --schedule {config.schedule}")
         return config
 
     @classmethod

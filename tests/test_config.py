@@ -301,3 +301,16 @@ def test_any_command_line_is_understood_or_refused_in_one_line(words):
         StudentConfig.parse("", words)
     except UserError as error:
         assert error.exit_code == 2 and len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--drop", "0.3"], "warning: --drop does nothing with --schedule constant\n"),
+        (["--drop", "0.3", "--schedule", "step"], ""),
+        ([], ""),
+    ],
+)
+def test_a_drop_without_its_schedule_is_told(words, told, capsys):
+    BaselineConfig.parse("", words)
+    assert capsys.readouterr().err == told
