@@ -59,7 +59,6 @@ class Job:
     """One training script's call."""
 
     runs: Path
-    role: str
     name: str
     config: Config
     teacher: "Job | None" = None
@@ -79,13 +78,19 @@ class Job:
         return max(self.config.epochs - done, 0)
 
     @property
+    def without_weights(self) -> bool:
+        """Whether it is finished, and no student can be taught by it."""
+        weights = ("best.pt", "last.pt", "previous.pt")  # --resume makes the first of the others
+        return is_finished(self.folder) and not any((self.folder / w).exists() for w in weights)
+
+    @property
     def output(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.log")
 
     def command(self, shared: list[str]) -> list[str]:
-        words = [sys.executable, str(ROOT / f"train_{self.role}.py"), *shared]
+        words = [sys.executable, str(ROOT / f"train_{self.config.role}.py"), *shared]
         words += ["--seed", str(self.config.seed), "--out", str(self.folder)]
-        if self.role == "teacher":
+        if self.config.role == "teacher":
             words += ["--arch", self.config.arch]
         if self.teacher:
             words += ["--teacher", str(self.teacher.folder / "best.pt")]
@@ -115,13 +120,10 @@ def plan(runs: Path, shared: list[str], seeds: Sequence[int], teachers: Sequence
     for seed in seeds:
         words = [*shared, "--seed", str(seed)]
         configs = [TeacherConfig.parse("", [*words, "--arch", arch]) for arch in teachers]
-        of_seed = [Job(runs, "teacher", config.name(), config) for config in configs]
+        of_seed = [Job(runs, config.name(), config) for config in configs]
         baseline, student = BaselineConfig.parse("", words), StudentConfig.parse("", words)
-        jobs += [*of_seed, Job(runs, "baseline", baseline.name(), baseline)]
-        jobs += [
-            Job(runs, "student", student.name(teacher.config.arch), student, teacher)
-            for teacher in of_seed
-        ]
+        jobs += [*of_seed, Job(runs, baseline.name(), baseline)]
+        jobs += [Job(runs, student.name(each.config.arch), student, each) for each in of_seed]
     return jobs
 
 
@@ -134,6 +136,12 @@ def refuse_another_run(job: Job) -> None:
         except (OSError, ValueError):  # none, or one that the script has more to say of
             return {}
 
+    if job.epochs_left and job.teacher and job.teacher.without_weights:
+        raise UserError(
+            f"{job.teacher.folder} is kept without its weights",
+            f"{job.name} cannot be taught by it",
+            "move that folder away: its network is then trained anew",
+        )
     if not (before := read(job.folder / "config.json")):
         return
     now = asdict(job.config)
@@ -147,7 +155,7 @@ def refuse_another_run(job: Job) -> None:
     if what := differing(before, now, FREE | WARNED | {"precision"}):
         what_to_do = "move that folder away"
         if "teacher_sha256" not in what:  # else it is to be of a teacher that comes with this plan
-            what_to_do += f", or give train_{job.role}.py its settings with --overwrite"
+            what_to_do += f", or give train_{job.config.role}.py its settings with --overwrite"
         raise UserError(
             f"{job.folder} holds a run with other settings", changes(before, now, what), what_to_do
         )
@@ -255,8 +263,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     del data
     if device.type == "cuda":
         torch.cuda.empty_cache()  # for the scripts
-    # A finished run is looked at again where something is there to mend it from.
-    at_hand = [job for job in jobs if job in left or (job.folder / "last.pt").exists()]
+    # A finished run is looked at again where something is there to mend it from, as far as its
+    # script can be started.
+    startable = (job for job in jobs if not (job.teacher and job.teacher.without_weights))
+    at_hand = [job for job in startable if job in left or (job.folder / "last.pt").exists()]
     try:
         run_all(at_hand, shared, args.jobs)
     except Interrupted:  # each script has said how it alone goes on

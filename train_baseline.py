@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def loss(logits: Tensor, batch: Batch) -> Loss:
         return hard_loss(logits, batch.labels, config.label_smoothing)
 
-    facts = describe(baseline, "baseline", config.name(), data.digest) | device.facts()
+    facts = describe(baseline, config, config.name(), data.digest) | device.facts()
     with open_run(config.folder(config.name()), config, facts) as run:
         fit(baseline, loss, data, config, run, device)
 

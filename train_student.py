@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return distil(student_logits, teacher_logits(batch), batch.labels)
 
     name = config.name(teachers[0].arch if len(teachers) == 1 else "ensemble")
-    facts = describe(student, "student", name, data.digest) | device.facts()
+    facts = describe(student, config, name, data.digest) | device.facts()
     facts["teacher"] = [in_project(teacher.path) for teacher in teachers]
     facts["teacher_sha256"] = "+".join(teacher.digest for teacher in teachers)
     with open_run(config.folder(name), config, facts) as run:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def loss(logits: Tensor, batch: Batch) -> Loss:
         return hard_loss(logits, batch.labels, config.label_smoothing)
 
-    facts = describe(teacher, "teacher", config.name(), data.digest) | device.facts()
+    facts = describe(teacher, config, config.name(), data.digest) | device.facts()
     with open_run(config.folder(config.name()), config, facts) as run:
         fit(teacher, loss, data, config, run, device)
 

@@ -101,9 +101,9 @@ class Verdict:
         return "supported" if all(part.as_claimed for part in self.parts) else "contradicted"
 
 
-def _difference(trio: Trio, value: Callable[[Record], float]) -> Estimate:
+def _difference(trio: Trio, value: Callable[[Record], float], grid: float = 0.0) -> Estimate:
     """Student − baseline, paired by seed."""
-    return stats.over_seeds([value(student) - value(base) for base, student in trio.pairs()])
+    return stats.over_seeds([value(student) - value(base) for base, student in trio.pairs()], grid)
 
 
 # f(images, wrong) of numbers (..., 10) by class
@@ -183,7 +183,7 @@ def faster(trio: Trio) -> list[Part]:
     runs = [*trio.baselines, *trio.students]
     level = math.floor(min(run.log["val_accuracy"].max() for run in runs))
     reached = _difference(
-        trio, lambda run: -stats.first_epoch_at(run.log["val_accuracy"].to_numpy(), level)
+        trio, lambda run: -stats.first_epoch_at(run.log["val_accuracy"].to_numpy(), level), grid=1
     )
 
     def nearly_settled(run: Record) -> float:
@@ -193,7 +193,9 @@ def faster(trio: Trio) -> list[Part]:
 
     others = {
         f"at {level} %, which all runs reach,": reached,
-        "at 1 point below its own final level": _difference(trio, lambda r: -nearly_settled(r)),
+        "at 1 point below its own final level": _difference(
+            trio, lambda run: -nearly_settled(run), grid=1
+        ),
     }
     return [
         Part(

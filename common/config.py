@@ -340,7 +340,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(Config):
-    network = "teacher"
+    role = network = "teacher"
     arch: str = setting(
         architecture,
         "resnet: experiment 2; cnn: experiment 1; or another in NETWORKS of common/models.py",
@@ -355,6 +355,8 @@ class TeacherConfig(Config):
 class BaselineConfig(Config):
     """Nothing beyond what every network takes."""
 
+    role = "baseline"
+
     def name(self) -> str:
         """baseline, or baseline-ARCH for another network than small-cnn."""
         return "baseline" + _unless(Config.arch, self.arch)
@@ -362,6 +364,7 @@ class BaselineConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(Config):
+    role = "student"
     teacher: list[str] | None = setting(
         path,
         "best.pt of the teacher, or its run folder (default: the ResNet of the same recipe "

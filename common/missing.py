@@ -184,25 +184,24 @@ def _command(config: Config, place: Path, like: Record, teacher: Record | None) 
     of a recipe from elsewhere."""
     if like.recipe not in RECIPES:
         return ""
-    role = type(config).__name__.removesuffix("Config").lower()
     if isinstance(config, StudentConfig):
         name = config.name(teacher.config["arch"] if teacher else TeacherConfig.arch)
     else:
         name = config.name()
     elsewhere = place.parent.resolve() != RUNS_DIR / like.recipe / name
-    command = ["python", f"train_{role}.py", "--recipe", like.recipe]
+    command = ["python", f"train_{config.role}.py", "--recipe", like.recipe]
     if like.seed:
         command += ["--seed", like.seed]
-    if role == "teacher" or config.arch != SMALL:
+    if config.role == "teacher" or config.arch != SMALL:
         command += ["--arch", config.arch]
     if teacher:
         command += ["--teacher", teacher.folder]
     usual = asdict(type(config).parse("", ["--recipe", like.recipe]))
     shared = {"epochs"}
-    if (role == "teacher") == (like.role == "teacher"):
+    if (config.role == "teacher") == (like.role == "teacher"):
         every_network_has = {each.name for each in fields(Config)}  # no hint of a student's
         shared |= every_network_has - NOT_SETTINGS - {"recipe", "arch"}
-    if role == "student" and like.config.get("loss") == "kd":
+    if config.role == "student" and like.config.get("loss") == "kd":
         shared |= LOSS_SETTINGS - {"role", "loss"}
     if like.config.get("schedule") != "step":  # else it says nothing
         shared -= {"drop"}

@@ -280,14 +280,7 @@ def read(folder: Path) -> Record:
             log = _read_log(folder / "log.csv")
         return Record(folder, recipe, name, seed, config, log, complete=False)
     results = read_results(folder, config["epochs"])
-    record = Record(folder, recipe, name, seed, config, complete=True, **results)
-    found, logged = 100 * record.right.mean(), record.best_row["test_accuracy"]
-    if not math.isclose(found, logged, abs_tol=0.01):
-        raise Unreadable(
-            f"{folder / 'predictions.npz'}: its accuracy is {found:.2f} %, log.csv says "
-            f"{logged:.2f} % for epoch {record.best_row['epoch']:.0f}"
-        )
-    return record
+    return Record(folder, recipe, name, seed, config, complete=True, **results)
 
 
 def read_results(folder: Path, epochs: int) -> dict[str, Any]:
@@ -303,8 +296,15 @@ def read_results(folder: Path, epochs: int) -> dict[str, Any]:
     if not isinstance(digest, str):
         raise Unreadable(f"{folder / 'summary.json'}: no weights_sha256")
     names = ("labels", "logits", "val_labels", "val_logits")
-    arrays = _read_predictions(folder / "predictions.npz")
-    return {"log": log, "weights_sha256": digest} | dict(zip(names, arrays, strict=True))
+    arrays = dict(zip(names, _read_predictions(folder / "predictions.npz"), strict=True))
+    best = log.loc[log["val_accuracy"].idxmax()]
+    found = 100 * (arrays["logits"].argmax(1) == arrays["labels"]).mean()
+    if not math.isclose(found, best["test_accuracy"], abs_tol=0.01):
+        raise Unreadable(
+            f"{folder / 'predictions.npz'}: its accuracy is {found:.2f} %, log.csv says "
+            f"{best['test_accuracy']:.2f} % for epoch {best['epoch']:.0f}"
+        )
+    return {"log": log, "weights_sha256": digest} | arrays
 
 
 def _check(config: dict[str, Any], types: dict[str, type | tuple[type, ...]]) -> None:

@@ -22,8 +22,18 @@ from common.run import load, save
 
 WRITING = 600  # seconds: an older temporary file is a killed writer's
 KEEP_SHARE = 0.1  # of the table: written whenever so much is new, so a kill loses no more
-CODE = ("common.batches", "common.device", "common.models", __name__)  # decides the logits' bits
+# What decides the logits' bits, and of which image they are.
+CODE = ("common.batches", "common.data", "common.device", "common.models", __name__)
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
+
+
+def _code_digest(network: nn.Module) -> str:
+    """Of our code and of the modules that the network's classes are from."""
+    names = {*CODE} | {type(module).__module__ for module in network.modules()}
+    names = sorted(name for name in names if not name.startswith("torch."))  # its version is noted
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
+    code = b"".join(Path(file).read_bytes() for file in files if file)
+    return hashlib.sha256(code).hexdigest()
 
 
 class RememberedLogits:
@@ -52,9 +62,8 @@ class RememberedLogits:
             "device": [device.type, device.name, device.precision],
         }  # fmt: skip
         # Nor may the code have changed, or what else the bits depend on.
-        code = b"".join(Path(sys.modules[module].__file__).read_bytes() for module in CODE)
         self.key = subject | {
-            "code": hashlib.sha256(code).hexdigest(), "torch": str(torch.__version__),
+            "code": _code_digest(network), "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }  # fmt: skip

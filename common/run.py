@@ -172,7 +172,7 @@ def find_teachers(config: StudentConfig) -> list[Path]:
 
     By default the ResNet of the same recipe and seed under runs/; else the published one of that
     seed, or of the lowest seed there is; with --resume that of the run. Raises UserError if there
-    is none.
+    is none, or the run's is gone.
     """
     if config.teacher is not None:
         paths = map(Path, config.teacher)
@@ -180,20 +180,24 @@ def find_teachers(config: StudentConfig) -> list[Path]:
     if config.resume:  # with those that the run began with, whatever has come since
         with contextlib.suppress(OSError, ValueError):
             folder = config.folder(config.name("resnet"), RUNS_DIR)
-            if begun := named_teachers(read_json(folder / "config.json")):
-                paths = [ROOT / path for path in begun]
-                if all(path.exists() for path in paths):
-                    return paths
-                warn(f"a teacher of this run is gone ({', '.join(begun)}): another is taken")
+            if paths := [ROOT / path for path in named_teachers(read_json(folder / "config.json"))]:
+                if gone := [str(path) for path in paths if not path.exists()]:
+                    raise UserError(
+                        f"cannot resume {folder}",
+                        f"its teacher is gone ({', '.join(gone)})",
+                        "put that back, or say with --teacher where it is now",
+                    )
+                return paths
     own = RUNS_DIR / config.recipe / "teacher-resnet" / f"seed-{config.seed}"
     published = RESULTS_DIR / config.recipe / "teacher-resnet"
     by_seed = sorted(published.glob("seed-*"), key=lambda path: (len(path.name), path.name))
-    if (own / "config.json").exists() and not is_finished(own):
-        warn(f"{own} is not finished: another teacher is taken")
     for folder in (own, published / own.name, *by_seed):
         # A teacher still in training has a best.pt too, but not yet its final one.
         if (folder / "best.pt").exists() and is_finished(folder):
             return [folder / "best.pt"]
+        if folder == own and (own / "config.json").exists():
+            lacks = "has no best.pt" if is_finished(own) else "is not finished"
+            warn(f"{own} {lacks}: another teacher is taken")
     raise UserError(
         "no teacher",
         f"neither {own} nor {published} holds a finished run with a best.pt",
@@ -369,6 +373,11 @@ class Run:
             changed = self._compare(known)
             if changed and epoch < recorded["epochs"]:  # else nothing is left to train
                 later = [*later, {"after_epoch": epoch} | changed]
+                if keys := [key for key in changed if key != "git_commit"]:
+                    warn(
+                        f"{changes(known, self.settings, keys)}; the run goes on, but its bits may "
+                        "differ from an uninterrupted one's"
+                    )
             self.settings = recorded | ({"resumed_with": later} if later else {})
             if damage:
                 warn(f"{damage}; made again from the checkpoint of epoch {epoch}")
@@ -425,11 +434,6 @@ class Run:
                 f"{self.folder} holds a run with other settings",
                 changes(before, now, refused),
                 "use its settings, another --out, or --overwrite in place of --resume",
-            )
-        if warned and not self.complete:
-            warn(
-                f"{changes(before, now, warned)}; the run goes on, but its bits may differ from an "
-                "uninterrupted one's"
             )
         noted = {key: now[key] for key in warned}
         if before.get("git_commit") != now.get("git_commit"):
@@ -569,7 +573,7 @@ def open_run(folder: Path, config: Config, facts: dict[str, Any]) -> Iterator[Ru
         run.close()
 
 
-def describe(network: torch.nn.Module, role: str, name: str, data_digest: str) -> dict[str, Any]:
+def describe(network: nn.Module, config: Config, name: str, data_digest: str) -> dict[str, Any]:
     """What config.json records of a run beyond its settings and its device.
 
     Raises UserError for a network that does not take images or does not return logits.
@@ -584,7 +588,7 @@ def describe(network: torch.nn.Module, role: str, name: str, data_digest: str) -
             "common/models.py, and to return logits (N, 10)",
         ) from error
     return {
-        "role": role,
+        "role": config.role,
         "name": name,
         "parameters": count_parameters(network),
         "multiply_adds": multiply_adds,

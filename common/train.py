@@ -128,7 +128,7 @@ class Trainer:
             logits = self.forward(batch.images)
         logits = logits.float()
         loss = self.objective(logits, batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         # The processes' gradients are averaged; the loss is a mean over the whole batch's images.
         (loss.total * (share * self.device.processes)).backward()
         self._find_inf(loss.total)

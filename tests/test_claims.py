@@ -347,6 +347,21 @@ def test_c1_tells_earlier_from_higher():
     assert beside(claims.faster(trio)[0], "at 1 point below its own final level") == 3
 
 
+def test_c1_knows_that_epochs_are_whole_in_what_stands_beside_it_too():
+    """Five pairs that save 1, 1, 1, 1 and 2 epochs, however they are counted."""
+    trio = fake.trio(5)
+    for seed, (base, student) in enumerate(trio.pairs()):
+        level = np.full(30, 90.0)
+        level[:10] = 50
+        base.log["val_accuracy"] = level
+        student.log["val_accuracy"] = np.roll(level, -1 - (seed == 4))
+        student.log.loc[25:, "val_accuracy"] = 90
+    part = claims.faster(trio)[0]
+    p = claims.p_in_words(part.estimate.p)
+    assert part.estimate.value == pytest.approx(1.2)
+    assert part.aside.count(f"+1.20 (p by itself {p})") == 2
+
+
 @pytest.mark.parametrize(("restless", "sign"), [(slice(None), 1), (slice(0, 20), -1)])
 def test_c7_tells_whether_the_end_is_still_restless(restless, sign):
     """Chance is 1.2 points; of 30 epochs the last third begins with the 21st."""

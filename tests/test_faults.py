@@ -281,6 +281,20 @@ def test_a_cut_file_of_a_finished_run_is_made_again(server, small, tmp_path, nam
     assert differences(folder, small) == []
 
 
+def test_predictions_that_are_not_the_logs_are_made_again(server, small, tmp_path):
+    """Whole as a file, of whatever other weights."""
+    folder = shutil.copytree(small, tmp_path / "run")
+    with np.load(folder / "predictions.npz") as file:
+        arrays = dict(file)
+    arrays["logits_best"] = np.eye(10)[(arrays["labels"] + 1) % 10].astype(np.float32)
+    np.savez_compressed(folder / "predictions.npz", **arrays)
+    run = server.run("train_baseline.py", *QUICK, "--resume", "--out", folder, faults=[SMALL])
+    assert run.code == 0 and run.err.count("\n") == 1
+    assert "predictions.npz: its accuracy is 0.00 %, log.csv says" in run.err
+    assert "made again from the checkpoint of epoch 2" in run.err
+    assert differences(folder, small) == []
+
+
 def tensor_bytes(path: Path) -> list[range]:
     """Where in a checkpoint file the bytes of its tensors are."""
     content, found = path.read_bytes(), []

@@ -100,7 +100,7 @@ def run_scripts(monkeypatch):
             return children[-1]
 
         monkeypatch.setattr(reproduce, "start", start)
-        jobs = [reproduce.Job(Path(), "baseline", each, quick_config()) for each in commands]
+        jobs = [reproduce.Job(Path(), each, quick_config()) for each in commands]
         reproduce.run_all(jobs, [], len(jobs))
 
     children = run.children = []
@@ -137,7 +137,7 @@ def test_two_signals_end_the_scripts_too(pause):
             stop.check()
         reproduce.start = lambda *_: subprocess.Popen(["sleep", "60"])
         reproduce.wait_for_one = wait
-        job = reproduce.Job(Path(), "baseline", "it", BaselineConfig())
+        job = reproduce.Job(Path(), "it", BaselineConfig())
         script(lambda: reproduce.run_all([job], [], 1))
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=50)
@@ -218,10 +218,10 @@ def test_the_plan_has_each_teacher_before_its_student():
 def test_a_command_asks_its_script_for_what_was_planned(tmp_path, shared):
     for job in reproduce.plan(tmp_path / "runs", shared, [0, 7], ["resnet", "cnn"]):
         _, script, *words = job.command(shared)
-        assert Path(script).name == f"train_{job.role}.py"
+        assert Path(script).name == f"train_{job.config.role}.py"
         folder = tmp_path / "runs" / "notes" / job.name / f"seed-{job.config.seed}"
         expected = replace(job.config, out=str(folder), resume=True)
-        if job.role == "student":
+        if job.config.role == "student":
             teacher = folder.parent.with_name(f"teacher-{job.name.removeprefix('student-')}")
             best = teacher / folder.name / "best.pt"
             expected = replace(expected, teacher=[str(best)])
@@ -250,7 +250,7 @@ def test_so_many_are_trained_at_once_and_a_student_after_its_teacher(
         assert job not in started.values() and (output == job.output) == (at_once > 1)
         assert output is None or at_once > 1
         assert job.teacher is None or job.teacher in ended
-        child = Child(3 if job.role == "teacher" else 1)
+        child = Child(3 if job.config.role == "teacher" else 1)
         started[child] = job
         return child
 
@@ -336,6 +336,10 @@ def test_the_plan_says_how_long_each_network_and_all_will_take(
     teacher.mkdir(parents=True)
     (teacher / "summary.json").touch()
     trained.clear()
+    why = f"{teacher} is kept without its weights; student-resnet cannot be taught by it; move"
+    with pytest.raises(UserError, match=re.escape(why)):
+        planned("--epochs", "3")
+    (teacher / "best.pt").touch()
     text = planned("--epochs", "3")
     assert "  baseline seed 0: about 60 s\n" in text
     assert "  teacher-resnet seed 0: done already\n" in text
@@ -346,6 +350,14 @@ def test_the_plan_says_how_long_each_network_and_all_will_take(
     planned("--epochs", "3")
     assert [job.name for job in trained[4:]] == ["teacher-resnet", "baseline", "student-resnet"]
     assert f"about {(60 + student) / 60:.0f} min in all" in text
+    for name in ("summary.json", "last.pt"):  # a student that is done, and its teacher as well
+        (begun / name).touch()
+    planned("--epochs", "3")
+    assert [job.name for job in trained[8:]] == ["teacher-resnet", "baseline", "student-resnet"]
+    for name in ("best.pt", "last.pt"):
+        (teacher / name).unlink()
+    planned("--epochs", "3")  # as its script would end for want of the teacher
+    assert [job.name for job in trained[12:]] == ["baseline"]
 
     reported.clear()
     planned()  # of all epochs: the report has its usual place
@@ -385,8 +397,8 @@ def test_another_run_in_its_folder_is_refused_before_any_training(tmp_path):
     write(teacher)
     summary, best = (teacher.folder / name for name in ("summary.json", "best.pt"))
     summary.write_text('{"weights_sha256": "1f"}')
-    reproduce.refuse_another_run(student)
     best.write_bytes(b"weights")
+    reproduce.refuse_another_run(student)
     write(student, teacher_sha256=hashlib.sha256(b"weights").hexdigest())
     log, whole = teacher.folder / "log.csv", "epoch\n" + "1\n" * teacher.config.epochs
     log.write_text(whole)

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -66,7 +67,8 @@ def checkpoint_of(run, epoch=1):
 
 
 def row(epoch, **values):
-    return dict.fromkeys(LOG_COLUMNS, 0.5) | {"epoch": epoch, "train_soft_loss": None} | values
+    known = {"epoch": epoch, "train_soft_loss": None, "test_accuracy": 100.0}  # of PREDICTIONS
+    return dict.fromkeys(LOG_COLUMNS, 0.5) | known | values
 
 
 def begun(folder, done=1, **changes):
@@ -307,7 +309,17 @@ def test_what_is_new_at_each_resume_is_recorded_once(tmp_path, capsys):
         changes.append(run.settings["resumed_with"])
     first, second = {"after_epoch": 1, "threads": 2}, {"after_epoch": 3, "threads": 4}
     assert changes == [[first], [first], [first, second], [first, second]]
-    assert capsys.readouterr().err.count("threads: ") == 3
+    assert capsys.readouterr().err.count("threads: ") == 2
+
+
+def test_other_bits_are_told_where_a_damaged_run_trains_again(tmp_path, capsys):
+    """Its last checkpoint is lost, and so an epoch is trained, with other threads."""
+    begun(tmp_path, epochs=2)
+    (tmp_path / "summary.json").write_text("{}")
+    open_with(tmp_path, FACTS | {"threads": 7}, resume=True, epochs=2).close()
+    bits, damage = capsys.readouterr().err.splitlines()
+    assert "made again from the checkpoint of epoch 1" in damage
+    assert "threads: 1 -> 7; the run goes on, but its bits may differ from an" in bits
 
 
 def test_a_run_without_a_checkpoint_yet_is_gone_on_with_by_its_settings_alone(tmp_path):
@@ -621,8 +633,22 @@ def test_a_resumed_student_keeps_the_teacher_that_it_began_with(places, capsys):
     shutil.copy(elsewhere / "config.json", folder)
     published.unlink()
     assert capsys.readouterr().err == ""
-    assert find_teachers(student) == [own]
-    words = f"warning: a teacher of this run is gone ({published}): another is taken\n"
+    words = f"cannot resume {folder}; its teacher is gone ({published}); put that back, or say with"
+    with pytest.raises(UserError, match=re.escape(words)):
+        find_teachers(student)
+    named = StudentConfig.parse("", ["--resume", "--teacher", str(own)])
+    assert find_teachers(named) == [own] and capsys.readouterr().err == ""
+
+
+def test_a_teacher_of_ones_own_without_weights_is_not_passed_over_in_silence(places, capsys):
+    published = put(places / "results" / "notes" / "teacher-resnet" / "seed-0")
+    own = put(places / "runs" / "notes" / "teacher-resnet" / "seed-0")
+    (own.parent / "config.json").touch()
+    student = StudentConfig.parse("", [])
+    assert find_teachers(student) == [own] and capsys.readouterr().err == ""
+    own.unlink()
+    assert find_teachers(student) == [published]
+    words = f"warning: {own.parent} has no best.pt: another teacher is taken\n"
     assert capsys.readouterr().err == words
 
 
@@ -677,7 +703,7 @@ def test_a_teacher_still_in_training_is_refused(tmp_path):
 
 
 def test_the_facts_of_a_run_can_be_written_and_read_again(tmp_path):
-    facts = describe(build("small-cnn"), "baseline", "baseline", "1f")
+    facts = describe(build("small-cnn"), config(), "baseline", "1f")
     assert json.loads(json.dumps(facts)) == facts and facts["parameters"] == 175_018
     with open_run(tmp_path, config(), facts) as run:
         run.save_config()

@@ -1,4 +1,5 @@
 import copy
+import importlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import common.data
 import common.device
 import common.run
 import common.train
@@ -43,7 +45,7 @@ def train(trainer, count, epoch=1, seed=0):
 
 
 def run_fit(network, objective, dataset, folder, device, config, **options):
-    facts = describe(network, "baseline", "baseline", dataset.digest)
+    facts = describe(network, config, "baseline", dataset.digest)
     with open_run(folder, config, facts | device.facts()) as run:
         fit(network, objective, dataset, config, run, device, **options)
     return load_file(folder / "last.pt")
@@ -385,7 +387,7 @@ def test_the_teacher_is_asked_for_its_processs_part_and_its_time_counts(
     assert asked == [(7, 7)]
 
 
-@pytest.mark.parametrize("module", [batches, common.device, models, remember])
+@pytest.mark.parametrize("module", [batches, common.data, common.device, models, remember])
 def test_the_table_of_code_that_was_changed_since_is_replaced(
     dataset, device, teacher, tmp_path, monkeypatch, module
 ):
@@ -407,6 +409,28 @@ def test_the_table_of_code_that_was_changed_since_is_replaced(
     assert kept() == len(dataset) and kept() == 0
     assert list(tmp_path.glob("logits-*.pt")) == [table]
     assert list(tmp_path.glob(".*.tmp")) == killed[1:]  # another student may be writing it
+
+
+def test_the_table_of_a_network_whose_own_module_was_changed_is_not_read(
+    dataset, device, tmp_path, monkeypatch
+):
+    source = tmp_path / "my_network.py"
+    source.write_text(
+        "from torch import nn\n\n\nclass Mine(nn.Flatten):\n    def forward(self, images):\n"
+        "        return super().forward(images)[:, 390:400] / 255\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    network = importlib.import_module("my_network").Mine()
+
+    def kept():
+        table = RememberedLogits(network, dataset, device, "digest", tmp_path)
+        table.prepare(*dataset.epoch(0, 1), StopSignals())
+        table.keep()
+        return table.asked
+
+    assert kept() == len(dataset) and kept() == 0
+    source.write_text(source.read_text().replace("255", "128"))
+    assert kept() == len(dataset)
 
 
 def test_two_students_of_one_teacher_keep_what_either_has_asked(dataset, device, teacher, tmp_path):
