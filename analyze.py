@@ -114,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not comparison.groups:
         raise UserError(
             f"no finished run in {root}",
-            "there is nothing to report" if root.is_dir() else "there is no such folder",
+            "there is nothing to report"
+            if root.is_dir()
+            else no_folder(root) or "there is no such folder",
             "run `make reproduce`, or name another folder with --runs",
         )
     verdicts = {
@@ -348,22 +350,23 @@ def difference_in_words(comparison: Comparison, trio: Trio) -> str:
     count = len(trio.students)
     seeds = f"{count} seeds" if count > 1 else "one seed"
     unequal = unequal_beside(comparison, trio)
+    too = ", too" * (trio.students[0].config.get("loss") != trio.baselines[0].config.get("loss"))
     return (
         f"{trio.students[0].name} − {trio.baselines[0].name}: {signed(claims.gain(trio))} points, "
-        f"{seeds}" + (f"; they differ in {', '.join(unequal)}, too" if unequal else "")
+        f"{seeds}" + (f"; they differ in {', '.join(unequal)}{too}" if unequal else "")
     )
 
 
 def own_in_words(comparison: Comparison, recipe: str) -> list[str]:
     """Networks that the notes do not have, beside what they compare with."""
-    lines = []
+    lines, on = [], defaultdict(list)
     for name in comparison.own(recipe):
         kd = comparison.against_kd(recipe, name)
         trios = [kd] * bool(kd) + own_controls(comparison, recipe, name)
         lines += [difference_in_words(comparison, trio) for trio in trios]
         if (base := comparison.baseline_of(recipe, name)) != "baseline":
-            lines.append(f"the gain of {name} is on {base}")
-    return lines
+            on[base].append(name)
+    return lines + [f"the gain of {', '.join(names)} is on {base}" for base, names in on.items()]
 
 
 def unequal_in_words(comparison: Comparison, recipe: str, names: Iterable[str]) -> list[str]:
@@ -398,6 +401,8 @@ COLUMNS_EXPLAINED = (
     "chosen by it, not by test.",
     "The sentences at the top have the teachers that taught the students of that experiment, once "
     "for each student; the table has all.",
+    "Intervals are not adjusted for the number of comparisons: of twenty networks that are no "
+    "better and no worse one has an interval without 0 by chance.",
     "gain on plain distillation: on the student of loss kd whose settings in training are "
     "nearest, of several on the best on held-out images; student-resnet unless another is named; "
     "(other alpha, teacher): these differ, too.",

@@ -46,14 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = Dataset(load(config.data_dir), Views.of(config), device.type)
 
     teachers = [read_teacher(path) for path in find_teachers(config)]
-    for teacher in teachers:
-        print(f"teacher: {teacher.path}")
     # Eval mode, no gradients, batch norm folded: from here on a teacher is a fixed function,
     # and its logits for a view of an image need be computed only once. One teacher is an ensemble
     # of one.
     teacher_logits = Ensemble(
         RememberedLogits(freeze(t.network), data, device, t.digest, t.path.parent) for t in teachers
     )
+    teacher_logits.announce(teacher.path for teacher in teachers)
 
     torch.manual_seed(config.seed)  # the next lines as in train_baseline.py: the same weights
     student = build(config.arch)

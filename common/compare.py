@@ -27,6 +27,8 @@ from common.records import (
 )
 from common.stats import Estimate
 
+# Settings that are columns of results.csv, of a row's first run: one of several says so.
+SETTINGS_SHOWN = ("arch", "epochs", "lr", "loss", "temperature", "alpha", "soft_weight")
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
 # What two runs may have otherwise than each other where the loss alone is to be compared.
 LOSS_ALONE = (NOT_SETTINGS | LOSS_SETTINGS) - {"device_name", "precision"}
@@ -132,14 +134,17 @@ class Comparison:
         return Trio(recipe, experiment, list(teachers.values()), pairs, runs)
 
     def baseline_of(self, recipe: str, name: str) -> str:
-        """The network that is its baseline: of a student of another architecture than the notes'
-        the baseline of the same, if possible one that differs in the loss alone."""
+        """The network that is its baseline: of another architecture than the notes' the baseline of
+        the same, of a student if possible one that differs in the loss alone."""
         runs = self.groups.get((recipe, name), [])
-        if not runs or runs[0].role != "student" or runs[0].config["arch"] == BaselineConfig.arch:
+        if not runs or runs[0].role == "teacher" or runs[0].config["arch"] == BaselineConfig.arch:
             return "baseline"
+        arch = runs[0].config["arch"]
+        if runs[0].role == "baseline":
+            usual = BaselineConfig(arch=arch).name()
+            return usual if name != usual and (recipe, usual) in self.groups else "baseline"
         equal = {trio.baselines[0].name for trio in self.against_equal(recipe, name)}
-        alike = self.alone(recipe, runs[0].config["arch"])
-        return max(alike, key=equal.__contains__, default="baseline")
+        return max(self.alone(recipe, arch), key=equal.__contains__, default="baseline")
 
     def experiments(self) -> list[Trio]:
         """The notes' experiments that are whole: teacher, baseline and student."""
@@ -225,10 +230,11 @@ class Comparison:
         return [own for own in alone if self.arch(recipe, own) == arch]
 
     def drawn_together(self, recipe: str) -> dict[str, list[Record]]:
-        """The notes' networks, without lent teachers trained for more epochs than any run here."""
+        """The notes' networks, without lent teachers trained for more epochs than any run here, or
+        beside none."""
         groups = {name: runs for name, runs in self.of(recipe).items() if name in NAMES}
         here = (run for runs in groups.values() for run in runs if run.folder not in self.lent)
-        longest = max((len(run.log) for run in here), default=math.inf)
+        longest = max((len(run.log) for run in here), default=0)
         return {name: runs for name, runs in groups.items() if len(runs[0].log) <= longest}
 
     def drawn_beside(self, recipe: str) -> dict[str, list[str]]:
@@ -450,6 +456,7 @@ class Comparison:
             "delta_kd_low": delta_kd.low,
             "delta_kd_high": delta_kd.high,
             "pairs_kd": len(kd.students) if kd else 0,
+            **{key: runs[0].config.get(key) for key in SETTINGS_SHOWN},
         }
 
 

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common.config import ROOT
+from common.config import ROOT, Parser
 from common.errors import UserError, script
 
 CLASSES = (
@@ -113,9 +114,9 @@ def read_file(folder: Path, name: str) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         why = f"it cannot be uncompressed ({error})"
     raise UserError(
-        f"{path} is damaged",
-        f"{why}, expected {DIGESTS[name]} (uncompressed)",
-        "replace the file, or delete it and run `python -m common.data`",
+        f"{path} is damaged, or of another data set",
+        f"{why}, Fashion-MNIST's is {DIGESTS[name]} (uncompressed)",
+        "replace the file, or move it away and run `python -m common.data`",
     )
 
 
@@ -229,7 +230,8 @@ def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    Parser(__doc__).parse_args(argv)
     arrays = load()
     train, held_out = split(arrays.train_labels)
     print(

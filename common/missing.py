@@ -18,6 +18,7 @@ from common.config import (
     TeacherConfig,
     differing,
     is_finished,
+    named_teachers,
 )
 from common.records import FOUND_BY, LOSS_SETTINGS, NOT_SETTINGS, Record, network_folder
 
@@ -38,13 +39,12 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
         problems += _unpaired(comparison, recipe)
         problems += [
             f"{copy.folder} is a copy of {run.folder}: no evidence of its own"
-            for group in groups.values()
-            for run, copy in itertools.combinations(group, 2)
+            for run, copy in itertools.combinations(runs, 2)
             if run.weights_sha256 == copy.weights_sha256
         ]
         problems += [
-            f"{run.folder} has a teacher that is not among these runs: what needs its answers is "
-            "left out"
+            f"{run.folder} has a teacher that is not among these runs "
+            f"({' '.join(named_teachers(run.config))}): what needs its answers is left out"
             for run in runs
             if run.role == "student" and not comparison.teacher_of(run)
         ]
@@ -67,7 +67,9 @@ def _wanted(comparison: Comparison, recipe: str) -> dict[str, tuple[Config, str]
         known = (comparison.teacher_of(run) for name in students for run in groups[name])
         teachers = [next((t.config["arch"] for t in known if t), TeacherConfig.arch)]
     archs = [comparison.arch(recipe, name) for name in students]
-    kd = StudentConfig(loss="kd", arch=SMALL if SMALL in archs or not archs else archs[0])
+    alone = [name for name in groups if comparison.role(recipe, name) == "baseline"]
+    to_be_taught = archs or [comparison.arch(recipe, name) for name in alone] or [SMALL]
+    kd = StudentConfig(loss="kd", arch=SMALL if SMALL in to_be_taught else to_be_taught[0])
     archs = [arch for arch in archs if arch == SMALL or not comparison.alone(recipe, arch)]
     if comparison.alone(recipe) or all(comparison.role(recipe, n) == "teacher" for n in groups):
         archs.append(SMALL)

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from common.batches import Batch, Dataset
 from common.device import Device, progress
-from common.errors import StopSignals, UserError
+from common.errors import StopSignals, UserError, warn
 from common.run import load, save
 
 WRITING = 600  # seconds: an older temporary file is a killed writer's
 KEEP_SHARE = 0.1  # of the table: written whenever so much is new, so a kill loses no more
 # What decides the logits' bits, and of which image they are.
 CODE = ("common.batches", "common.data", "common.device", "common.models", __name__)
+USELESS = 20  # percent: twice what guessing gives
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
 
@@ -109,6 +110,12 @@ class RememberedLogits:
         with torch.no_grad(), self.device.autocast():
             return self.network(images).float()
 
+    def val_accuracy(self) -> float:
+        """Percent of the held-out images that the network gets right."""
+        chunks = self.data.val_images.split(self.device.evaluation_batch)
+        answers = torch.cat([self.ask(images) for images in chunks]).argmax(1)
+        return 100 * (answers == self.data.val_labels).float().mean().item()
+
     def __call__(self, batch: Batch) -> Tensor:
         return self.table[self._row(batch.view), batch.index]
 
@@ -143,6 +150,17 @@ class Ensemble:
 
     def __init__(self, members: Iterable[RememberedLogits]):
         self.members = list(members)
+
+    def announce(self, paths: Iterable[Path]) -> None:
+        """Print each member's file and held-out accuracy, and warn of one that knows nothing."""
+        for path, member in zip(paths, self.members, strict=True):
+            accuracy = member.val_accuracy()
+            print(f"teacher: {path}, held-out accuracy {accuracy:.2f} %", flush=True)
+            if accuracy < USELESS:
+                warn(
+                    f"{path} hardly answers better than chance, so a student learns nothing from "
+                    "it: has it other classes, or images that are normalised otherwise?"
+                )
 
     def __call__(self, batch: Batch) -> Tensor:
         return torch.stack([member(batch) for member in self.members]).mean(0)

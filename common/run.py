@@ -61,6 +61,10 @@ FILES = (
     "last.pt",
     "previous.pt",
 )
+TAKES = (
+    "a network has to take images (N, 1, 28, 28) uint8, so to begin with Normalize() of "
+    "common/models.py, and to return logits (N, 10)"
+)
 CHECKPOINT = {"epoch", "network", "optimizer", "rows", "best", "last", "config"}
 
 
@@ -226,7 +230,10 @@ def read_teacher(path: Path) -> Teacher:
         if role != "teacher":
             raise ValueError(f"it is the checkpoint of a {role}")
         if arch not in NETWORKS:
-            raise ValueError(f"its architecture {arch!r} is none of {', '.join(NETWORKS)}")
+            raise ValueError(
+                f"its architecture {arch!r} is none of {', '.join(NETWORKS)}: enter it in NETWORKS "
+                "of common/models.py"
+            )
         network = build(arch)
         expected = network.state_dict()
         if other := sorted(map(str, weights.keys() ^ expected.keys())):
@@ -249,6 +256,8 @@ def read_teacher(path: Path) -> Teacher:
             "name the folder of a run of train_teacher.py, or its best.pt, with --teacher (of "
             "another program's teacher EXTENDING.md says how it is saved)"
         )
+        if isinstance(error, RuntimeError):
+            what_to_do = TAKES
         if isinstance(error, FileNotFoundError):
             why = "there is no such file"
             if is_finished(path.parent):
@@ -584,8 +593,7 @@ def describe(network: nn.Module, config: Config, name: str, data_digest: str) ->
         raise UserError(
             f"{name}: its network does not work",
             f"{type(error).__name__}: {error}",
-            "it has to take images (N, 1, 28, 28) uint8, so to begin with Normalize() of "
-            "common/models.py, and to return logits (N, 10)",
+            TAKES,
         ) from error
     return {
         "role": config.role,

@@ -37,7 +37,8 @@ RESULTS_COLUMNS = (
     "recipe,name,parameters,seeds,train_accuracy,test_selected,test_selected_std,test_last,"
     "test_last_std,test_best_epoch,test_best_epoch_std,delta,delta_low,delta_high,gap_recovered,"
     "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected,pairs,"
-    "baseline,besides,kd,delta_kd,delta_kd_low,delta_kd_high,pairs_kd"
+    "baseline,besides,kd,delta_kd,delta_kd_low,delta_kd_high,pairs_kd,"
+    "arch,epochs,lr,loss,temperature,alpha,soft_weight"
 )
 CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict,over,p,p_statistic"
 SMALL = {"count": 200, "epochs": 16}
@@ -324,6 +325,26 @@ def test_the_headline_tells_of_how_many_seeds_the_teachers_accuracy_is():
     assert " whose teacher is here" not in analyze.headline(fake.trio(4))
 
 
+@pytest.mark.parametrize(("loss", "words"), [("kd", "temperature"), ("mine", "temperature, too")])
+def test_what_differs_does_so_too_where_the_loss_does(loss, words):
+    first, second = (fake.trio(2).students for _ in range(2))
+    for run in second:
+        run.config.update(temperature=1.0, loss=loss)
+    trio = claims.Trio("notes", 0, [], first, second)
+    assert analyze.difference_in_words(compare.Comparison([]), trio).endswith(
+        f"they differ in {words}"
+    )
+
+
+def test_a_copied_run_is_no_further_network(small, reported):
+    folder = small / "notes" / "baseline"
+    shutil.copytree(folder / "seed-0", folder / "seed-0-backup")
+    code, table, errors = reported(small)
+    assert code == 1 and "seed-0-backup" in list(table["name"])
+    copied = f"{folder / 'seed-0-backup'} is a copy of {folder / 'seed-0'}: no evidence of its own"
+    assert copied in errors
+
+
 def test_a_copied_run_is_no_further_seed(small, reported):
     folder = small / "notes" / "baseline"
     shutil.copytree(folder / "seed-0", folder / "seed-7")
@@ -561,13 +582,11 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     assert table["besides"] == words
     assert "student-other had another teacher than" in printed
     lines = {
-        name: re.search(
-            rf"{name} − student-resnet: [^a-z]+ points, 2 seeds(; [^;]+, too)?", printed
-        )
+        name: re.search(rf"{name} − student-resnet: [^a-z]+ points, 2 seeds([^−]*) ", printed)[1]
         for name in ("student-warm", "student-fair")
     }
-    assert lines["student-warm"][1] == "; they differ in soft_weight, temperature, too"
-    assert lines["student-fair"][1] is None
+    assert lines["student-warm"].startswith("; they differ in soft_weight, temperature student-")
+    assert "differ in" not in lines["student-fair"]
     assert not any(
         word in printed for word in ("student-fair differs", "student-fair had", "student-mine had")
     )
@@ -705,6 +724,31 @@ def test_a_student_of_other_settings_is_compared_with_a_control_of_the_same(smal
     assert "student-mine −" not in page  # the table says it
 
 
+def test_another_baseline_of_ones_own_network_is_compared_with_its_first(small, reported):
+    right = {}
+    for name, errors in (("baseline-tiny", 1.2), ("baseline-tiny-slow", 0.9)):
+        for seed in range(2):
+            lr = {"lr": 0.02} if name.endswith("slow") else {}
+            run = fake.write_run(small, name, seed, arch="tiny", errors=errors * fake.ERRORS,
+                                 **lr, **SMALL)  # fmt: skip
+            right.setdefault(name, []).append(100 * records.read(run).right.mean())
+    code, table, _ = reported(small)
+    table = table.set_index("name")
+    base, slow = map(np.mean, right.values())
+    row = table.loc["baseline-tiny-slow"]
+    assert row["baseline"] == "baseline-tiny" and row["delta"] == pytest.approx(slow - base)
+    assert row["besides"].startswith("lr: ") and row["arch"] == "tiny" and row["lr"] == 0.02
+    assert table.loc["baseline-tiny", "baseline"] == "baseline"
+
+
+def test_where_only_ones_own_network_is_trained_alone_its_student_is_wanted(tmp_path, reported):
+    for seed in range(2):
+        fake.write_run(tmp_path / "runs", "baseline-tiny", seed, arch="tiny", **SMALL)
+    code, _, errors = reported(tmp_path / "runs")
+    assert code == 1 and "student-resnet-tiny of recipe notes is missing; python" in errors
+    assert "--arch tiny" in errors and "student-resnet of recipe" not in errors
+
+
 def test_a_network_of_ones_own_is_compared_with_its_own(small, undrawn, capsys):
     """Its baseline and its plain distillation; where they are all, nothing else is missed."""
     right = {}
@@ -733,7 +777,8 @@ def test_a_network_of_ones_own_is_compared_with_its_own(small, undrawn, capsys):
         assert delta["student-resnet-tiny"] == pytest.approx(kd - base, rel=1e-3)
         assert delta["student-resnet-mine-tiny"] == pytest.approx(mine - base, rel=1e-3)
         assert "baseline-tiny −" not in printed.out  # the students' gains say it
-        assert "the gain of student-resnet-mine-tiny is on baseline-tiny" in printed.out
+        words = "the gain of student-resnet-mine-tiny, student-resnet-tiny is on baseline-tiny"
+        assert words in " ".join(printed.out.split())
         row = re.search(r"^\| student-resnet-mine-tiny \| 2 (\|[^|]+){3}\|$",
                         (out / "report.md").read_text(), re.MULTILINE)[0]  # fmt: skip
         assert f"| {mine - base:+.2f} [" in row and "(baseline-tiny) |" in row
@@ -971,6 +1016,10 @@ def test_a_student_of_a_published_teacher_is_compared(tmp_path, undrawn, monkeyp
     assert f"{several} (16 epochs)" in " ".join(capsys.readouterr().out.split())
     drawn = compare.Comparison(records.read_all(look)[0], records.read_all(published)[0])
     assert [*drawn.drawn_together("notes")] == ["baseline", "student-resnet"]  # 16 epochs hide 2
+    for name in ("baseline", "student-resnet"):
+        shutil.rmtree(look / "notes" / name)
+    drawn = compare.Comparison(records.read_all(look)[0], records.read_all(published)[0])
+    assert drawn.drawn_together("notes") == {}  # the published teacher alone is nothing to see
     page = (tmp_path / "out" / "report.md").read_text()
     none = "| – | undecided | too few epochs, or all alike |"
     assert page.count(none) == 3  # the halves of C2, and C7

@@ -72,7 +72,7 @@ def test_truncated_swapped_and_wrongly_labelled_files_are_named(tiny_data, tmp_p
         load(folder)
     images.write_bytes(whole)
     write_idx(folder / "t10k-labels-idx1-ubyte.gz", np.zeros(60, np.uint8))
-    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte.gz is damaged"):
+    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte.gz is damaged, or of another data"):
         load(folder)
 
 
@@ -180,3 +180,8 @@ def test_the_real_data_set():
     train, held_out = split(arrays.train_labels)
     assert len(train) == 55_000 and len(held_out) == 5_000
     assert np.bincount(arrays.train_labels[held_out]).tolist() == [500] * 10
+
+
+def test_its_command_takes_no_arguments():
+    with pytest.raises(UserError, match="unknown argument --nope"):
+        common.data.main(["--nope"])

@@ -639,7 +639,7 @@ def test_unusable_teachers_are_refused(server, whole, tmp_path):
         whole["train_teacher.py"] / "last.pt": "a run, which has arch, role and weights; name the",
         flipped: "is damaged",
         saved("arch.pt", arch="cnn"): "its weights are not those of a cnn, as to ",
-        saved("unknown.pt", arch="vit"): "its architecture 'vit' is none of",
+        saved("unknown.pt", arch="vit"): "none of resnet, cnn, small-cnn, deeper-cnn: enter it in",
         saved("classes.pt", weights=weights | hundred): "(100, 256), a resnet for 10 classes has",
         saved("nan.pt", weights=weights | {head[1]: weights[head[1]] * torch.nan}): "not finite",
         saved("odd.pt", arch=["resnet"]): "it is not the best.pt of a run",

@@ -431,10 +431,16 @@ def test_the_readmes_teacher_of_another_program_teaches(runs, tiny_data, tmp_pat
     exec(next(each for each in code if '"role": "teacher"' in each), names)
     with pytest.raises(UserError, match=r"best.pt as the teacher; of one image it makes \(1, 9\)"):
         train_student.main([*flags, "--out", "nine"])
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    monkeypatch.setitem(common.models.NETWORKS, "tiny", lambda: bare)
+    names["network"] = bare
+    exec(next(each for each in code if '"role": "teacher"' in each), names)
+    with pytest.raises(UserError, match=r"best.pt as the teacher; .* begin with Normalize\(\) of"):
+        train_student.main([*flags, "--out", "nine"])
     assert not Path("nine").exists()
     done = run_script("analyze.py", "--runs", "runs", "--out", "report", check=1)
-    words = "has a teacher that is not among these runs: what needs its answers is left out"
-    assert f"student-tiny/seed-3 {words}" in done.stderr
+    words = f"has a teacher that is not among these runs ({Path('best.pt').resolve()}): what needs"
+    assert f"student-tiny/seed-3 {words} its answers is left out" in done.stderr
     assert "| student-tiny | 1 |" in Path("report/report.md").read_text()
 
 

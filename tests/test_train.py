@@ -310,6 +310,30 @@ def teacher(dataset, device):
     return freeze(network)
 
 
+class ReadsTheBar(nn.Module):
+    """Right of every image of the tiny data set."""
+
+    def forward(self, images):
+        return images[:, 0, 5:25:2, 0].float()
+
+
+def test_a_teacher_that_knows_nothing_is_told_from_one_that_knows_all(
+    dataset, device, teacher, capsys
+):
+    networks = {"knows": ReadsTheBar(), "guesses": teacher}
+    members = [RememberedLogits(each, dataset, device, "1f", None) for each in networks.values()]
+    Ensemble(members).announce(networks)
+    printed = capsys.readouterr()
+    with torch.no_grad():
+        right = (teacher(dataset.val_images).argmax(1) == dataset.val_labels).double().mean()
+    assert printed.out == (
+        "teacher: knows, held-out accuracy 100.00 %\n"
+        f"teacher: guesses, held-out accuracy {100 * right:.2f} %\n"
+    )
+    assert printed.err.startswith("warning: guesses hardly answers better than chance")
+    assert printed.err.count("\n") == 1 and right < 0.2
+
+
 def test_alpha_0_trains_exactly_like_the_baseline(dataset, device, teacher):
     baseline = trainer(dataset, device)
     remembered = RememberedLogits(teacher, dataset, device, "digest", None)
