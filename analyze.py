@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--readme",
         type=Path,
         nargs="+",
+        action="extend",
         metavar="FILE",
         default=[],
         help="write results, claims and controls between their marks, the picture beside them",
@@ -937,17 +938,19 @@ def claims_in_brief(verdicts: dict[tuple[str, int], dict[str, Verdict]]) -> str:
 
 
 def read_marked(path: Path) -> str:
-    """A page's text. Raises UserError unless it has marks of ours, each pair of them whole."""
-    pairs = [f"{start} and {end}" for start, end in README_MARKS.values()]
-    what_to_do = f"put {', or '.join(pairs)} into it"
+    """A page's text. Raises UserError unless it has marks of ours, in pairs, one after another."""
+    choices = [f"{start} and {end}" for start, end in README_MARKS.values()]
+    what_to_do = f"put {', or '.join(choices)} into it"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}", str(error), what_to_do) from error
-    places = [tuple(map(text.find, pair)) for pair in README_MARKS.values()]
-    there = [place for place in places if place != (-1, -1)]
-    if not there or not all(0 <= start < end for start, end in there):
-        why = "a mark has no other after it" if there else "its marks are missing"
+    pairs = [pair for pair in README_MARKS.values() if any(mark in text for mark in pair)]
+    ends = sorted(tuple(map(text.find, pair)) for pair in pairs)
+    places = [place for both in ends for place in both]
+    once = all(text.count(mark) == 1 for pair in pairs for mark in pair)
+    if not pairs or not once or places != sorted(places):
+        why = "its marks are not in pairs, each once" if pairs else "its marks are missing"
         raise UserError(f"{path} has no place for results", why, what_to_do)
     return text
 

@@ -80,7 +80,7 @@ class Job:
     @property
     def without_weights(self) -> bool:
         """Whether it is finished, and no student can be taught by it."""
-        weights = ("best.pt", "last.pt", "previous.pt")  # --resume makes the first of the others
+        weights = ("best.pt", "last.pt")  # from the second --resume makes the first
         return is_finished(self.folder) and not any((self.folder / w).exists() for w in weights)
 
     @property

@@ -52,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     teacher_logits = Ensemble(
         RememberedLogits(freeze(t.network), data, device, t.digest, t.path.parent) for t in teachers
     )
-    teacher_logits.announce(teacher.path for teacher in teachers)
 
     torch.manual_seed(config.seed)  # the next lines as in train_baseline.py: the same weights
     student = build(config.arch)
@@ -77,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts["teacher"] = [in_project(teacher.path) for teacher in teachers]
     facts["teacher_sha256"] = "+".join(teacher.digest for teacher in teachers)
     with open_run(config.folder(name), config, facts) as run:
+        if not run.complete:
+            teacher_logits.announce(teacher.path for teacher in teachers)
         try:
             # Before each epoch the teacher is asked for the views of it that it has not met yet.
             fit(student, loss, data, config, run, device, before_epoch=teacher_logits.prepare)

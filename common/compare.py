@@ -27,7 +27,7 @@ from common.records import (
 )
 from common.stats import Estimate
 
-# Settings that are columns of results.csv, of a row's first run: one of several says so.
+# Settings that are columns of results.csv, as a row's first run has them.
 SETTINGS_SHOWN = ("arch", "epochs", "lr", "loss", "temperature", "alpha", "soft_weight")
 EXPERIMENTS = {2: "resnet", 1: "cnn"}  # experiment of the notes: its teacher
 # What two runs may have otherwise than each other where the loss alone is to be compared.
@@ -73,7 +73,7 @@ def _not_learned(name: str, runs: Sequence[Record]) -> list[str]:
 class Comparison:
     """The complete runs among `records`, by recipe and network.
 
-    A network is compared with the baselines of its own recipe and seeds, a student of another
+    A network is compared with the baselines of its own recipe and seeds, one of another
     architecture than the notes' with those of the same, if there are such. A student's teacher is
     the one whose best.pt has the digest that the student's config.json recorded, or the ensemble
     of those.

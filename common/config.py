@@ -398,6 +398,7 @@ class Parser(argparse.ArgumentParser):
             usage=f"%(prog)s [options] {arguments}".rstrip(),
             **options,
         )
+        self.command = options.get("prog", f"python {sys.argv[0]}")
         # Seen by errors.script, which looks for the word itself.
         text = "show the traceback of a failure"
         self.add_argument("--debug", action="store_true", help=text)
@@ -407,4 +408,4 @@ class Parser(argparse.ArgumentParser):
             word = (message.removeprefix("unrecognized arguments:").split() or ["''"])[0]
             options = [o for action in self._actions for o in action.option_strings]
             message = f"unknown argument {word}{_nearest(word.split('=')[0], options)}"
-        raise UserError("bad command line", message, f"see `python {sys.argv[0]} --help`")
+        raise UserError("bad command line", message, f"see `{self.command} --help`")

@@ -231,7 +231,7 @@ def split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    Parser(__doc__).parse_args(argv)
+    Parser(__doc__, prog="python -m common.data").parse_args(argv)
     arrays = load()
     train, held_out = split(arrays.train_labels)
     print(

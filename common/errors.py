@@ -69,7 +69,9 @@ class StopSignals:
 
 
 def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    """Of several processes the first speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"warning: {text}\n")
 
 
 def script(main: Callable[[], int | None]) -> NoReturn:

@@ -40,15 +40,23 @@ def missing(comparison: Comparison, root: Path) -> list[str]:
         problems += [
             f"{copy.folder} is a copy of {run.folder}: no evidence of its own"
             for run, copy in itertools.combinations(runs, 2)
-            if run.weights_sha256 == copy.weights_sha256
+            if run.weights_sha256 == copy.weights_sha256 and run.log.equals(copy.log)
         ]
         problems += [
-            f"{run.folder} has a teacher that is not among these runs "
-            f"({' '.join(named_teachers(run.config))}): what needs its answers is left out"
+            f"{run.folder} has a teacher that is not among these runs{_gone(comparison, run)}: "
+            "what needs its answers is left out"
             for run in runs
             if run.role == "student" and not comparison.teacher_of(run)
         ]
     return problems
+
+
+def _gone(comparison: Comparison, student: Record) -> str:
+    """The files of the teachers that are not among the runs, as far as the student names them."""
+    digests = (student.config.get("teacher_sha256") or "").split("+")
+    files = zip(named_teachers(student.config), digests, strict=False)  # it need not name them
+    gone = [file for file, digest in files if digest not in comparison.teachers]
+    return f" ({' '.join(gone)})" if gone else ""
 
 
 def _wanted(comparison: Comparison, recipe: str) -> dict[str, tuple[Config, str]]:

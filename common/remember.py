@@ -24,17 +24,18 @@ WRITING = 600  # seconds: an older temporary file is a killed writer's
 KEEP_SHARE = 0.1  # of the table: written whenever so much is new, so a kill loses no more
 # What decides the logits' bits, and of which image they are.
 CODE = ("common.batches", "common.data", "common.device", "common.models", __name__)
-USELESS = 20  # percent: twice what guessing gives
+POOR = 50  # percent of the held-out images: far below what any network here has
 MAX_VIEWS = 64  # beyond, a run meets few views twice, and the table no longer pays
 
 
 def _code_digest(network: nn.Module) -> str:
-    """Of our code and of the modules that the network's classes are from."""
-    names = {*CODE} | {type(module).__module__ for module in network.modules()}
+    """Of our code, of the modules that the network's classes are from, and of what it is made."""
+    classes = {each for module in network.modules() for each in type(module).__mro__}
+    names = {*CODE} | {each.__module__ for each in classes}
     names = sorted(name for name in names if not name.startswith("torch."))  # its version is noted
     files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
     code = b"".join(Path(file).read_bytes() for file in files if file)
-    return hashlib.sha256(code).hexdigest()
+    return hashlib.sha256(code + repr(network).encode()).hexdigest()
 
 
 class RememberedLogits:
@@ -152,14 +153,15 @@ class Ensemble:
         self.members = list(members)
 
     def announce(self, paths: Iterable[Path]) -> None:
-        """Print each member's file and held-out accuracy, and warn of one that knows nothing."""
+        """Print each member's file and held-out accuracy, and warn of one that knows little."""
         for path, member in zip(paths, self.members, strict=True):
+            print(f"teacher: {path}", end="", flush=True)
             accuracy = member.val_accuracy()
-            print(f"teacher: {path}, held-out accuracy {accuracy:.2f} %", flush=True)
-            if accuracy < USELESS:
+            print(f", held-out accuracy {accuracy:.2f} %", flush=True)
+            if accuracy < POOR:
                 warn(
-                    f"{path} hardly answers better than chance, so a student learns nothing from "
-                    "it: has it other classes, or images that are normalised otherwise?"
+                    f"{path} is right about few images, so a student learns little from it: has it "
+                    "the classes in another order, or images that are normalised otherwise?"
                 )
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -215,6 +215,10 @@ def read_teacher(path: Path) -> Teacher:
 
     Raises UserError if it is missing, damaged, not a teacher's, or not yet its final one.
     """
+    what_to_do = (
+        "name the folder of a run of train_teacher.py, or its best.pt, with --teacher (of another "
+        "program's teacher EXTENDING.md says how it is saved)"
+    )
     try:
         digest = file_digest(path)
         content = load(path)
@@ -249,15 +253,10 @@ def read_teacher(path: Path) -> Teacher:
             if not weights[key].isfinite().all():
                 raise ValueError(f"its {key} is not finite")
         network.load_state_dict(weights)
+        what_to_do = TAKES
         count_multiply_adds(network)  # raises for another number of classes
     except (OSError, ValueError, RuntimeError) as error:  # the last of a forward pass
-        why = str(error)
-        what_to_do = (
-            "name the folder of a run of train_teacher.py, or its best.pt, with --teacher (of "
-            "another program's teacher EXTENDING.md says how it is saved)"
-        )
-        if isinstance(error, RuntimeError):
-            what_to_do = TAKES
+        why = textwrap.shorten(str(error), 400)
         if isinstance(error, FileNotFoundError):
             why = "there is no such file"
             if is_finished(path.parent):

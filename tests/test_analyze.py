@@ -345,6 +345,28 @@ def test_a_copied_run_is_no_further_network(small, reported):
     assert copied in errors
 
 
+def test_a_longer_run_that_chose_the_same_epoch_is_no_copy(small, reported):
+    """As of a constant rate, whose first epochs are the shorter run's."""
+    folder = small / "notes" / "baseline"
+    longer = shutil.copytree(folder / "seed-0", small / "notes" / "baseline-longer" / "seed-0")
+    log = (longer / "log.csv").read_text().splitlines()
+    last = log[-1].split(",")
+    log.append(",".join([str(int(last[0]) + 1), *last[1:]]))
+    (longer / "log.csv").write_text("\n".join(log) + "\n")
+    for name in ("config.json", "summary.json"):
+        change(longer / name, epochs=len(log) - 1)
+    code, table, errors = reported(small)
+    assert (code, errors) == (0, "") and "baseline-longer" in list(table["name"])
+
+
+def test_of_an_ensemble_the_teacher_that_is_gone_is_named(small, reported):
+    here = records.read(small / "notes" / "teacher-resnet" / "seed-0").weights_sha256
+    taught = {"teacher_sha256": f"1f+{here}", "teacher": ["/gone/best.pt", "/here/best.pt"]}
+    fake.write_run(small, "student-ensemble", 0, **taught, **SMALL)
+    code, _, errors = reported(small)
+    assert code == 1 and "not among these runs (/gone/best.pt): what needs" in errors
+
+
 def test_a_copied_run_is_no_further_seed(small, reported):
     folder = small / "notes" / "baseline"
     shutil.copytree(folder / "seed-0", folder / "seed-7")
@@ -1959,7 +1981,7 @@ def test_a_page_gets_the_parts_whose_marks_it_has(small, reported, tmp_path):
     part.parent.mkdir()
     part.write_text("\n".join(["# Controls", *MARKS[4:], "tail\n"]))
     fake.write_run(small, "student-mine", 0, teacher_sha256="teacher-resnet-0", lr=0.05, **SMALL)
-    reported(small, "--readme", whole, part)
+    reported(small, "--readme", whole, "--readme", part)
     of_whole, of_part = (page.read_text().partition(MARKS[4])[2] for page in (whole, part))
     assert part.read_text().startswith(f"# Controls\n{MARKS[4]}\n")
     assert "| student-mine | 1 | " in of_part and of_part.endswith(f"{MARKS[5]}\ntail\n")
@@ -1973,6 +1995,10 @@ def test_a_page_gets_the_parts_whose_marks_it_has(small, reported, tmp_path):
         "# Title\n",
         MARKED.split("old")[0],
         MARKED.replace(MARKS[-1], ""),
+        MARKED.replace(MARKS[-2], ""),
+        MARKED + MARKS[0] + MARKS[1],  # a second time
+        "\n".join([MARKS[0], MARKS[2], MARKS[1], MARKS[3]]),  # one into another
+        "\n".join([MARKS[0], MARKS[2], MARKS[3], MARKS[1]]),  # one within another
         "\n".join(MARKS[::-1]),
         None,
     ],

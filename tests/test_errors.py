@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from common.errors import Interrupted, UserError, script
+from common.errors import Interrupted, UserError, script, warn
 from conftest import ROOT
 
 
@@ -135,3 +135,12 @@ def test_a_path_that_the_terminal_cannot_show_stops_nothing():
     with run(r"print('run \udcff \u4e2d')", subprocess.PIPE) as process:
         assert process.stdout.read().startswith(r"run \udcff ")
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("rank", "said"), [(None, True), ("0", True), ("1", False)])
+def test_of_several_processes_the_first_alone_warns(rank, said, monkeypatch, capsys):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    warn("of it")
+    assert capsys.readouterr().err == "warning: of it\n" * said

@@ -354,8 +354,11 @@ def test_the_plan_says_how_long_each_network_and_all_will_take(
         (begun / name).touch()
     planned("--epochs", "3")
     assert [job.name for job in trained[8:]] == ["teacher-resnet", "baseline", "student-resnet"]
-    for name in ("best.pt", "last.pt"):
-        (teacher / name).unlink()
+    (teacher / "best.pt").unlink()  # made again from the other
+    planned("--epochs", "3")
+    assert [job.name for job in trained[12:]] == ["teacher-resnet", "baseline", "student-resnet"]
+    del trained[11:]
+    (teacher / "last.pt").rename(teacher / "previous.pt")  # from which nothing is
     planned("--epochs", "3")  # as its script would end for want of the teacher
     assert [job.name for job in trained[12:]] == ["baseline"]
 
