@@ -456,7 +456,9 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     assert in_table("student-resnet", "notes", under_notes)
     assert in_table("student-cnn", "notes", of_cnn)
     of_table = 100 * np.mean([run.right.mean() for run in notes.baselines])
-    words = f"is partly luck: {of_table:.2f} % in that table, {mean:.2f} % from a CPU, 92.24 % in "
+    words = (
+        f"is partly luck: {of_table:.2f} % in README's table, {mean:.2f} % from a CPU, 92.24 % in "
+    )
     assert f"{words}five earlier ones from the GPU, replaced since." in readme
     assert "| baseline, seeds 0 to 4 | 93.12 | 92.95 | 92.24 |" in notes_file
     earlier = "+0.08 [-0.19, +0.34]"
@@ -476,7 +478,7 @@ def test_what_the_readme_says_by_hand_of_controls_is_what_the_runs_say():
     adjusted = f"{stats.holm([gain.p for gain in beside])[0]:.3f}"
     words = f"has p {beside[0].p:.3f} by itself, adjusted for"
     assert f"{words} nine (Holm) {adjusted}." in readme
-    assert f"{words} the nine networks compared there (Holm) {adjusted};" in readme
+    assert f"{words} the nine networks compared under `best` (Holm) {adjusted};" in readme
     elsewhere = comparison.trio("best", "baseline-on-cpu")
     alike = claims.gain(elsewhere)
     assert -0.3 < alike.low < 0 < alike.high < 0.3 and abs(alike.value) < 0.2
