@@ -456,6 +456,8 @@ class Comparison:
             "delta_kd_low": delta_kd.low,
             "delta_kd_high": delta_kd.high,
             "pairs_kd": len(kd.students) if kd else 0,
+            "delta_p": delta.p,
+            "delta_kd_p": delta_kd.p,
             **{key: runs[0].config.get(key) for key in SETTINGS_SHOWN},
         }
 

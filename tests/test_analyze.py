@@ -38,7 +38,7 @@ RESULTS_COLUMNS = (
     "test_last_std,test_best_epoch,test_best_epoch_std,delta,delta_low,delta_high,gap_recovered,"
     "mcnemar_p,agreement_with_teacher,kl_to_teacher,ece,nll,seconds,val_selected,pairs,"
     "baseline,besides,kd,delta_kd,delta_kd_low,delta_kd_high,pairs_kd,"
-    "arch,epochs,lr,loss,temperature,alpha,soft_weight"
+    "delta_p,delta_kd_p,arch,epochs,lr,loss,temperature,alpha,soft_weight"
 )
 CLAIMS_COLUMNS = "claim,recipe,experiment,statistic,value,low,high,verdict,over,p,p_statistic"
 SMALL = {"count": 200, "epochs": 16}
@@ -552,7 +552,8 @@ def test_the_readme_explains_every_column_of_the_tables():
     log, _, results = section.partition("`analyze.py` leaves")
     assert not set(LOG_COLUMNS) - set(re.findall(r"`(\w+)`", log))
     named = set(re.findall(r"`(\w+)`", results))
-    expanded = named | {f"{name}{end}" for name in named for end in ("_std", "_low", "_high")}
+    ends = ("_std", "_low", "_high", "_p")
+    expanded = named | {f"{name}{end}" for name in named for end in ends}
     assert not set(RESULTS_COLUMNS.split(",")) - expanded
 
 
@@ -598,6 +599,8 @@ def test_a_method_of_ones_own_is_compared_with_plain_distillation(small, undrawn
     reach = scipy.stats.t.ppf(0.975, 1) * scipy.stats.sem(np.subtract(mine, kd))
     ends = list(table[["delta_kd_low", "delta_kd_high"]])
     assert ends == pytest.approx([gain - reach, gain + reach], rel=1e-4)
+    p = scipy.stats.ttest_rel(mine, kd).pvalue
+    assert table["delta_kd_p"] == pytest.approx(p, rel=1e-4) != table["delta_p"]
     base = records.read(small / "notes" / "baseline" / "seed-0").config
     words = f"lr: {base['lr']} and 0.05, precision: {base['precision']!r} and 'bfloat16'"
     assert f"student-mine differs from the baseline in {words}" in printed
