@@ -125,8 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     try:
         write_report(args.out, comparison, verdicts, problems)
-        for path, text in pages.items():
-            write_marked(path, text, comparison, verdicts)
+        if pages:
+            write_marked(pages, comparison, verdicts)
     except OSError as error:
         raise UserError("cannot write the report", str(error), "choose another --out", 1) from error
 
@@ -956,12 +956,11 @@ def read_marked(path: Path) -> str:
 
 
 def write_marked(
-    path: Path,
-    text: str,
+    pages: dict[Path, str],
     comparison: Comparison,
     verdicts: dict[tuple[str, int], dict[str, Verdict]],
 ) -> None:
-    """The page with what stands between its marks replaced, and the picture of the results."""
+    """The pages with what stands between their marks replaced, and the picture of the results."""
     trios = comparison.main_experiments()
     shown = {key: verdicts[key] for key in ((trio.recipe, trio.experiment) for trio in trios)}
     content = {
@@ -969,19 +968,20 @@ def write_marked(
         "claims": claims_in_brief(shown),
         "controls": own_in_brief(comparison),
     }
-    for part, (start, end) in README_MARKS.items():
-        if start in text:
-            before, after = text.partition(start)[0], text.partition(end)[2]
-            text = f"{before}{start}\n{content[part]}\n{end}{after}"
-    if README_MARKS["results"][0] in text:
-        picture = path.parent / "results" / "headline.svg"
-        picture.parent.mkdir(exist_ok=True)
-        pictured = {recipe: comparison.of(recipe) for recipe in comparison.main_recipes}
-        pictured |= {trio.recipe: trio.groups() for trio in trios}
-        picture.write_bytes(to_bytes(plots.headline(pictured), "svg"))
-    scratch = path.with_name(f".{path.name}.tmp")  # it holds more than what is written here
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    for path, text in pages.items():
+        for part, (start, end) in README_MARKS.items():
+            if start in text:
+                before, after = text.partition(start)[0], text.partition(end)[2]
+                text = f"{before}{start}\n{content[part]}\n{end}{after}"
+        if README_MARKS["results"][0] in text:
+            picture = path.parent / "results" / "headline.svg"
+            picture.parent.mkdir(exist_ok=True)
+            pictured = {recipe: comparison.of(recipe) for recipe in comparison.main_recipes}
+            pictured |= {trio.recipe: trio.groups() for trio in trios}
+            picture.write_bytes(to_bytes(plots.headline(pictured), "svg"))
+        scratch = path.with_name(f".{path.name}.tmp")  # it holds more than what is written here
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
 
 
 if __name__ == "__main__":

@@ -119,8 +119,7 @@ class Record:
 
     @property
     def best_row(self) -> pd.Series:
-        """The log's row of the epoch chosen on held-out images (the first of equal ones)."""
-        return self.log.loc[self.log["val_accuracy"].idxmax()]
+        return best_row(self.log)
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -141,6 +140,11 @@ class Record:
     def confusion(self) -> np.ndarray:
         """Percent of the test images of class i that are taken for class j: (10, 10)."""
         return stats.confusion(self.labels, self.predicted)
+
+
+def best_row(log: pd.DataFrame) -> pd.Series:
+    """The log's row of the epoch chosen on held-out images (the first of equal ones)."""
+    return log.loc[log["val_accuracy"].idxmax()]
 
 
 def ensemble(members: Sequence[Record]) -> Record:
@@ -297,7 +301,7 @@ def read_results(folder: Path, epochs: int) -> dict[str, Any]:
         raise Unreadable(f"{folder / 'summary.json'}: no weights_sha256")
     names = ("labels", "logits", "val_labels", "val_logits")
     arrays = dict(zip(names, _read_predictions(folder / "predictions.npz"), strict=True))
-    best = log.loc[log["val_accuracy"].idxmax()]
+    best = best_row(log)
     found = 100 * (arrays["logits"].argmax(1) == arrays["labels"]).mean()
     if not math.isclose(found, best["test_accuracy"], abs_tol=0.01):
         raise Unreadable(

@@ -411,15 +411,20 @@ def test_the_teacher_is_asked_for_its_processs_part_and_its_time_counts(
     assert asked == [(7, 7)]
 
 
+def asked_and_kept(network, dataset, device, folder) -> int:
+    """How many answers an epoch has to be asked for, with the table that is in the folder."""
+    table = RememberedLogits(network, dataset, device, "digest", folder)
+    table.prepare(*dataset.epoch(0, 1), StopSignals())
+    table.keep()
+    return table.asked
+
+
 @pytest.mark.parametrize("module", [batches, common.data, common.device, models, remember])
 def test_the_table_of_code_that_was_changed_since_is_replaced(
     dataset, device, teacher, tmp_path, monkeypatch, module
 ):
     def kept():
-        table = RememberedLogits(teacher, dataset, device, "digest", tmp_path)
-        table.prepare(*dataset.epoch(0, 1), StopSignals())
-        table.keep()
-        return table.asked
+        return asked_and_kept(teacher, dataset, device, tmp_path)
 
     assert kept() == len(dataset) and kept() == 0
     (table,) = tmp_path.glob("logits-*.pt")
@@ -447,10 +452,7 @@ def test_the_table_of_a_network_whose_own_module_was_changed_is_not_read(
     network = importlib.import_module("my_network").Mine()
 
     def kept():
-        table = RememberedLogits(network, dataset, device, "digest", tmp_path)
-        table.prepare(*dataset.epoch(0, 1), StopSignals())
-        table.keep()
-        return table.asked
+        return asked_and_kept(network, dataset, device, tmp_path)
 
     assert kept() == len(dataset) and kept() == 0
     source.write_text(source.read_text().replace("255", "128"))
@@ -470,10 +472,7 @@ def test_the_table_of_a_network_made_otherwise_of_the_same_weights_is_not_read(
 ):
     def kept(activation):
         pixels = nn.Sequential(Normalize(), nn.Flatten(), activation, nn.AvgPool1d(78))
-        table = RememberedLogits(pixels, dataset, device, "digest", tmp_path)
-        table.prepare(*dataset.epoch(0, 1), StopSignals())
-        table.keep()
-        return table.asked
+        return asked_and_kept(pixels, dataset, device, tmp_path)
 
     assert kept(nn.ReLU()) == len(dataset) and kept(nn.ReLU()) == 0
     assert kept(nn.GELU()) == len(dataset)
